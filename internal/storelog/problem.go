@@ -1,0 +1,81 @@
+package storelog
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/smpq/smpq/internal/queue"
+)
+
+// A Problem is something in a log that is not as it should be.
+type Problem struct {
+	Kind   ProblemKind
+	Line   int64  // counted from 1
+	Offset int64  // bytes of the log before the line
+	Column int    // counted from 1; 0: the whole line
+	Reason string // what is wrong
+	// Text is what the result lacks: the line as it stands in the log (the
+	// first 1024 bytes if it is too long), or a record of the part of a queue
+	// that was left out. It may hold secrets.
+	Text []byte
+}
+
+// A ProblemKind says what kind of problem a [Problem] is.
+type ProblemKind uint8
+
+const (
+	// Malformed: the line is not a record. It has no effect.
+	Malformed ProblemKind = iota
+	// Refused: the record cannot be applied, as it names an unknown queue or
+	// takes an id that is in use. It has no effect.
+	Refused
+	// SharedLink: two queues have the same link. Only the queue to which the
+	// link leads keeps it.
+	SharedLink
+	// UnknownService: a queue is associated with a service that is not in the
+	// log. The association is left out.
+	UnknownService
+	// Late: the record is about a queue that was deleted before. It has no
+	// effect, and needs none.
+	Late
+	// Unterminated: the last line is a record, but no LF ends it. It may have
+	// been cut off, in which case it is not what was written. It has been
+	// applied.
+	Unterminated
+)
+
+var kindNames = [...]string{"malformed", "refused", "shared link", "unknown service", "late", "unterminated"}
+
+// String returns the name of k in lower case, for example "shared link".
+func (k ProblemKind) String() string { return kindNames[k] }
+
+// Loses reports whether problems of this kind mean that something of the log is
+// not in the result. Such problems are what an import calls rejects.
+func (k ProblemKind) Loses() bool { return k != Late && k != Unterminated }
+
+// String returns place and reason: "line 12, column 5: …".
+func (p Problem) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "line %d", p.Line)
+	if p.Column > 0 {
+		fmt.Fprintf(&b, ", column %d", p.Column)
+	}
+	b.WriteString(": ")
+	b.WriteString(p.Reason)
+	return b.String()
+}
+
+// AppendQueue appends the records that make q to b, each with its LF: a CREATE
+// and, where smp-server could not read its line, a BLOCK with the status.
+//
+// smp-server itself writes one line in all cases; with a blocking notice and a
+// receiving service it drops the queue when it reads that line.
+func AppendQueue(b []byte, q *queue.Record) []byte {
+	if q.Readable() {
+		return Append(b, &Create{Record: *q})
+	}
+	create := *q
+	create.Status = queue.Status{}
+	b = Append(b, &Create{Record: create})
+	return Append(b, &Block{ID: q.RecipientID, Blocking: q.Status.Blocking})
+}

@@ -1,0 +1,421 @@
+package storelog
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"io"
+	"os"
+	"runtime"
+	"slices"
+	"sync"
+
+	"github.com/smpq/smpq/internal/extsort"
+	"github.com/smpq/smpq/internal/queue"
+	"github.com/smpq/smpq/internal/smp"
+)
+
+// Options control a replay.
+type Options struct {
+	// TempDir is the folder for temporary files, which need about as much
+	// space as the log. Empty: that of the system.
+	TempDir string
+
+	// Memory is the number of bytes that may be used for sorting. 0:
+	// DefaultMemory.
+	Memory int
+
+	// OnProblem is called for each problem, from one goroutine at a time: for
+	// malformed lines in the order of the log during Replay, for the others in
+	// the order of queues while State.Queues is read. If it returns an error,
+	// the replay ends with it.
+	OnProblem func(Problem) error
+
+	// Progress, if not nil, is told how many bytes of the log were read.
+	Progress func(bytes int64)
+
+	// DropUnknownServices leaves out associations with services that are not
+	// in the log, as a database must. Routers in memory mode keep them.
+	DropUnknownServices bool
+}
+
+// DefaultMemory is the memory for sorting, in bytes, if Options give none.
+const DefaultMemory = 64 << 20
+
+// Counts are the numbers of lines of a log.
+type Counts struct {
+	Lines   int64            // all
+	Bytes   int64            // of all lines, with LF
+	Records map[string]int64 // well-formed records, by tag
+}
+
+// A State is what a router holds after it has read a log: services and queues.
+//
+// The queues are not in memory. The records of the log, sorted by queue, are in
+// temporary files without names, and [State.Queues] replays them one queue at a
+// time. That is the same as replaying the log in its own order, except for
+// queues that contend for an id, of which there are hardly ever any: these are
+// found first and replayed together, without their data, to learn which of
+// their records are refused.
+type State struct {
+	o        Options
+	counts   Counts
+	services []queue.Service
+	known    map[queue.ServiceID]bool
+	records  *extsort.Sorter // key: recipient id; number: line; value: offset, line
+	seed     maphash.Seed
+	rivals   *rivals
+}
+
+// Replay reads a log. The caller closes the State.
+//
+// The rules are those of smp-server: lines that cannot be read or applied are
+// skipped; of two records that take the same id the first one wins; the ids of
+// deleted queues stay taken for recipients and links, and are free again for
+// senders and notifiers. Each skipped record is reported as a Problem.
+func Replay(ctx context.Context, f *File, o Options) (*State, error) {
+	s, err := replay(ctx, f.reader(), o)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", f.name, err)
+	}
+	return s, nil
+}
+
+func replay(ctx context.Context, r io.Reader, o Options) (_ *State, err error) {
+	if o.TempDir == "" {
+		o.TempDir = os.TempDir()
+	}
+	if o.Memory == 0 {
+		o.Memory = DefaultMemory
+	}
+	if o.OnProblem == nil {
+		o.OnProblem = func(Problem) error { return nil }
+	}
+	s := &State{
+		o:       o,
+		counts:  Counts{Records: make(map[string]int64)},
+		known:   make(map[queue.ServiceID]bool),
+		records: extsort.New(o.TempDir),
+		seed:    maphash.MakeSeed(),
+	}
+	claims := extsort.New(o.TempDir)
+	defer func() {
+		err = errors.Join(err, claims.Close())
+		if err != nil {
+			err = errors.Join(err, s.Close())
+		}
+	}()
+	if err := s.load(ctx, r, claims); err != nil {
+		return nil, err
+	}
+	s.rivals, err = s.findRivals(ctx, claims)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Close frees the temporary files.
+func (s *State) Close() error { return s.records.Close() }
+
+// Counts returns the numbers of lines of the log.
+func (s *State) Counts() Counts { return s.counts }
+
+// Services returns the services, in the order in which they were added.
+func (s *State) Services() []queue.Service { return s.services }
+
+// A parsedBlock is what a worker found in a block.
+type parsedBlock struct {
+	number   int
+	end      int64 // bytes of the log up to the end of the block
+	lines    int64
+	records  [len(tags)]int64
+	services []serviceLine
+	problems []Problem
+	buf      []byte // to be used again
+	err      error
+}
+
+type serviceLine struct {
+	line    Line // Text is a copy
+	service queue.Service
+}
+
+// load sorts the records of all queues by queue and gathers the services. One
+// goroutine cuts the log into blocks, several parse them, and this one puts
+// what they found in order.
+func (s *State) load(parent context.Context, r io.Reader, claims *extsort.Sorter) error {
+	ctx, cancel := context.WithCancel(parent)
+	defer cancel()
+
+	type numbered struct {
+		block
+		number int
+	}
+	workers := min(max(runtime.GOMAXPROCS(0), 1), 4)
+	blocks := make(chan numbered)
+	parsed := make(chan parsedBlock)
+	free := make(chan []byte, workers+2)
+	for range cap(free) {
+		free <- nil
+	}
+	var readErr error
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer close(blocks)
+		in := blockReader{r: r}
+		for n := 0; ; n++ {
+			var buf []byte
+			select {
+			case buf = <-free:
+			case <-ctx.Done():
+				return
+			}
+			if buf == nil {
+				buf = make([]byte, 0, MaxLine)
+			}
+			b, err := in.next(buf)
+			if err != nil {
+				if !errors.Is(err, io.EOF) {
+					readErr = err
+				}
+				return
+			}
+			select {
+			case blocks <- numbered{b, n}:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	var parsers sync.WaitGroup
+	var closeMu sync.Mutex
+	var closeErr error
+	for range workers {
+		parsers.Go(func() {
+			p := parser{
+				seed:    s.seed,
+				records: s.records.NewWriter(s.o.Memory * 3 / 4 / workers),
+				claims:  claims.NewWriter(s.o.Memory / 4 / workers),
+			}
+			for b := range blocks {
+				res := p.parse(b.block)
+				res.number = b.number
+				select {
+				case parsed <- res:
+				case <-ctx.Done():
+					return
+				}
+			}
+			if ctx.Err() == nil {
+				err := errors.Join(p.records.Close(), p.claims.Close())
+				closeMu.Lock()
+				defer closeMu.Unlock()
+				closeErr = errors.Join(closeErr, err)
+			}
+		})
+	}
+	wg.Go(func() {
+		parsers.Wait()
+		close(parsed)
+	})
+
+	err := s.gather(parsed, free)
+	cancel()
+	for range parsed { //nolint:revive // let the workers go on to their end
+	}
+	wg.Wait()
+	return cmp.Or(parent.Err(), err, readErr, closeErr)
+}
+
+// gather takes the parsed blocks in the order of the log and hands their
+// buffers back.
+func (s *State) gather(parsed <-chan parsedBlock, free chan<- []byte) error {
+	waiting := make(map[int]parsedBlock)
+	certs := make(map[string]int) // certificate hash to index in s.services
+	next := 0
+	for p := range parsed {
+		waiting[p.number] = p
+		for {
+			p, ok := waiting[next]
+			if !ok {
+				break
+			}
+			delete(waiting, next)
+			next++
+			if p.err != nil {
+				return p.err
+			}
+			s.counts.Lines += p.lines
+			s.counts.Bytes = p.end
+			for k, n := range p.records {
+				if n > 0 {
+					s.counts.Records[tags[k]] += n
+				}
+			}
+			for _, pr := range s.addServices(p.services, certs, p.problems) {
+				if err := s.o.OnProblem(pr); err != nil {
+					return err
+				}
+			}
+			if s.o.Progress != nil {
+				s.o.Progress(p.end)
+			}
+			free <- p.buf
+		}
+	}
+	return nil
+}
+
+// addServices adds the services of a block and returns its problems, including
+// those of services, in the order of lines.
+func (s *State) addServices(services []serviceLine, certs map[string]int, problems []Problem) []Problem {
+	for _, sl := range services {
+		sv := sl.service
+		reason := ""
+		if i, ok := certs[string(sv.CertHash)]; ok {
+			have := s.services[i]
+			switch {
+			case have.Role != sv.Role:
+				reason = fmt.Sprintf("service %s has the certificate of service %s, which has another role", sv.ID, have.ID)
+			case have.ID != sv.ID:
+				reason = fmt.Sprintf("service %s has the certificate of service %s, under which it goes on", sv.ID, have.ID)
+			}
+			if reason == "" {
+				continue // the same service once more
+			}
+		} else if s.known[sv.ID] {
+			reason = fmt.Sprintf("service id %s is in use for another certificate", sv.ID)
+		}
+		if reason != "" {
+			problems = append(problems, Problem{
+				Kind: Refused, Line: sl.line.Number, Offset: sl.line.Offset, Reason: reason, Text: sl.line.Text,
+			})
+			continue
+		}
+		certs[string(sv.CertHash)] = len(s.services)
+		s.services = append(s.services, sv)
+		s.known[sv.ID] = true
+	}
+	slices.SortStableFunc(problems, func(a, b Problem) int { return int(a.Line - b.Line) })
+	return problems
+}
+
+// A parser parses blocks and adds their records to sorters.
+type parser struct {
+	seed    maphash.Seed
+	records *extsort.Writer
+	claims  *extsort.Writer
+	key     []byte
+	value   []byte
+}
+
+func (p *parser) parse(b block) parsedBlock {
+	res := parsedBlock{buf: b.data[:0:cap(b.data)]}
+	var l Line
+	for b.nextLine(&l) && res.err == nil {
+		res.lines++
+		res.end = l.Offset + max(l.TooLong, int64(len(l.Text)))
+		if l.Terminated {
+			res.end++
+		}
+		rec, problem := parseLine(l)
+		if problem != nil {
+			res.problems = append(res.problems, *problem)
+		}
+		if rec == nil {
+			continue
+		}
+		res.records[kindOf(rec)]++
+		if sv, ok := rec.(*NewService); ok {
+			l.Text = slices.Clone(l.Text)
+			res.services = append(res.services, serviceLine{l, sv.Service})
+			continue
+		}
+		res.err = p.add(l, rec)
+	}
+	if b.tooLong > 0 {
+		res.buf = nil // its start is in a problem
+	}
+	return res
+}
+
+// parseLine returns the record of a line, a problem, or both.
+func parseLine(l Line) (Record, *Problem) {
+	pr := &Problem{Line: l.Number, Offset: l.Offset}
+	if l.TooLong > 0 {
+		pr.Reason = fmt.Sprintf("line of %d bytes: no record has more than %d", l.TooLong, MaxLine)
+		pr.Text = slices.Clone(l.Text)
+		return nil, pr
+	}
+	rec, err := Parse(l.Text)
+	if err != nil {
+		var syntax *smp.SyntaxError
+		if errors.As(err, &syntax) {
+			pr.Column, pr.Reason = syntax.Offset+1, syntax.Reason
+		} else {
+			pr.Reason = err.Error()
+		}
+		if !l.Terminated {
+			pr.Reason += " (the last line of the log, without an end of line: cut off when it was written?)"
+		}
+		pr.Text = slices.Clone(l.Text)
+		return nil, pr
+	}
+	if l.Terminated {
+		return rec, nil
+	}
+	pr.Kind = Unterminated
+	pr.Reason = fmt.Sprintf("the last line has no end of line and may have been cut off; it was taken as the %s record that it is as it stands", Tag(rec))
+	pr.Text = slices.Clone(l.Text)
+	return rec, pr
+}
+
+func (p *parser) add(l Line, rec Record) error {
+	p.key = rec.Queue().Append(p.key[:0])
+	p.value = binary.AppendVarint(p.value[:0], l.Offset)
+	p.value = append(p.value, l.Text...)
+	number := uint64(l.Number) //nolint:gosec // counted from 1
+	if err := p.records.Add(extsort.Record{Key: p.key, Seq: number, Value: p.value}); err != nil {
+		return err
+	}
+	return forClaims(rec, func(c claim) error {
+		key := binary.BigEndian.AppendUint64(p.value[:0], c.hash(p.seed))
+		key = binary.BigEndian.AppendUint64(key, maphash.Bytes(p.seed, p.key))
+		p.value = key
+		return p.claims.Add(extsort.Record{Key: key})
+	})
+}
+
+// Queues iterates over the queues that are live at the end of the log, in the
+// order of their recipient ids. It reports the problems of their records to
+// Options.OnProblem, each time it is called.
+func (s *State) Queues(ctx context.Context) func(yield func(*queue.Record, error) bool) {
+	return func(yield func(*queue.Record, error) bool) {
+		q := queueReplay{state: s}
+		for e, err := range s.records.All() {
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			if !q.is(e.Key) {
+				if !q.finish(yield) {
+					return
+				}
+				if err := ctx.Err(); err != nil {
+					yield(nil, err)
+					return
+				}
+				q.start(e.Key)
+			}
+			if err := q.line(e); err != nil {
+				yield(nil, err)
+				return
+			}
+		}
+		q.finish(yield)
+	}
+}
