@@ -2,7 +2,6 @@ package storelog
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/smpq/smpq/internal/queue"
 )
@@ -53,17 +52,16 @@ func (k ProblemKind) String() string { return kindNames[k] }
 // not in the result. Such problems are what an import calls rejects.
 func (k ProblemKind) Loses() bool { return k != Late && k != Unterminated }
 
-// String returns place and reason: "line 12, column 5: …".
-func (p Problem) String() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "line %d", p.Line)
-	if p.Column > 0 {
-		fmt.Fprintf(&b, ", column %d", p.Column)
+// Place returns where the problem is: "line 12, column 5".
+func (p Problem) Place() string {
+	if p.Column == 0 {
+		return fmt.Sprintf("line %d", p.Line)
 	}
-	b.WriteString(": ")
-	b.WriteString(p.Reason)
-	return b.String()
+	return fmt.Sprintf("line %d, column %d", p.Line, p.Column)
 }
+
+// String returns place and reason: "line 12, column 5: …".
+func (p Problem) String() string { return p.Place() + ": " + p.Reason }
 
 // AppendQueue appends the records that make q to b, each with its LF: a CREATE
 // and, where smp-server could not read its line, a BLOCK with the status.

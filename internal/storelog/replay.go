@@ -34,7 +34,7 @@ type Options struct {
 	// the replay ends with it.
 	OnProblem func(Problem) error
 
-	// Progress, if not nil, is told how many bytes of the log were read.
+	// Progress, if not nil, is told how many more bytes of the log were read.
 	Progress func(bytes int64)
 
 	// DropUnknownServices leaves out associations with services that are not
@@ -250,7 +250,6 @@ func (s *State) gather(parsed <-chan parsedBlock, free chan<- []byte) error {
 				return p.err
 			}
 			s.counts.Lines += p.lines
-			s.counts.Bytes = p.end
 			for k, n := range p.records {
 				if n > 0 {
 					s.counts.Records[tags[k]] += n
@@ -262,8 +261,9 @@ func (s *State) gather(parsed <-chan parsedBlock, free chan<- []byte) error {
 				}
 			}
 			if s.o.Progress != nil {
-				s.o.Progress(p.end)
+				s.o.Progress(p.end - s.counts.Bytes)
 			}
+			s.counts.Bytes = p.end
 			free <- p.buf
 		}
 	}
