@@ -33,12 +33,12 @@ func DecodeBase64(text []byte) ([]byte, error) {
 			return nil, errors.New("base64url value has a character outside its alphabet")
 		}
 	}
-	return decodeBase64(text[:n], pad)
+	return decodeBase64(nil, text[:n], pad)
 }
 
 // decodeBase64 decodes letters, which hold only characters of the alphabet and
-// were followed by pad '=' characters.
-func decodeBase64(letters []byte, pad int) ([]byte, error) {
+// were followed by pad '=' characters. It appends the bytes to buf.
+func decodeBase64(buf, letters []byte, pad int) ([]byte, error) {
 	switch {
 	case len(letters) == 0:
 		return nil, errBase64Empty
@@ -47,7 +47,7 @@ func decodeBase64(letters []byte, pad int) ([]byte, error) {
 	case pad != 0 && (len(letters)+pad)%4 != 0, pad > 2:
 		return nil, errBase64Padding
 	}
-	out, err := base64Raw.AppendDecode(slices.Grow([]byte(nil), base64Raw.DecodedLen(len(letters))), letters)
+	out, err := base64Raw.AppendDecode(slices.Grow(buf, base64Raw.DecodedLen(len(letters))), letters)
 	if err != nil {
 		return nil, errBase64NonCanonical
 	}

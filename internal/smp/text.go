@@ -19,9 +19,10 @@ func (e *SyntaxError) Error() string {
 // A TextReader reads values of the text encoding from the start of a byte
 // slice. It keeps the first error: after it, all reads return zero values.
 type TextReader struct {
-	in  []byte
-	pos int
-	err *SyntaxError
+	in      []byte
+	pos     int
+	err     *SyntaxError
+	scratch [96]byte // fits all ids and keys that routers use
 }
 
 // NewTextReader returns a TextReader of in. The values that it returns share no
@@ -120,7 +121,10 @@ func (r *TextReader) Unread(n int) { r.pos -= n }
 
 // Bytes reads a base64url value: first all characters of the alphabet, then
 // all '=' characters, whatever follows.
-func (r *TextReader) Bytes() []byte {
+func (r *TextReader) Bytes() []byte { return r.bytes(nil) }
+
+// bytes is Bytes that decodes into buf if it is large enough.
+func (r *TextReader) bytes(buf []byte) []byte {
 	if r.err != nil {
 		return nil
 	}
@@ -132,7 +136,7 @@ func (r *TextReader) Bytes() []byte {
 		r.pos++
 		pad++
 	}
-	b, err := decodeBase64(letters, pad)
+	b, err := decodeBase64(buf, letters, pad)
 	if err != nil {
 		r.Fail(start, err.Error())
 	}
@@ -140,12 +144,12 @@ func (r *TextReader) Bytes() []byte {
 }
 
 // ID reads an entity id.
-func (r *TextReader) ID() EntityID { return NewEntityID(r.Bytes()) }
+func (r *TextReader) ID() EntityID { return NewEntityID(r.bytes(r.scratch[:0])) }
 
 // AuthKey reads a public key that authorizes commands.
 func (r *TextReader) AuthKey() PublicKey {
 	start := r.pos
-	b := r.Bytes()
+	b := r.bytes(r.scratch[:0])
 	if r.err != nil {
 		return PublicKey{}
 	}
@@ -159,7 +163,7 @@ func (r *TextReader) AuthKey() PublicKey {
 // DHSecret reads a shared secret.
 func (r *TextReader) DHSecret() DHSecret {
 	start := r.pos
-	b := r.Bytes()
+	b := r.bytes(r.scratch[:0])
 	if r.err != nil {
 		return DHSecret{}
 	}

@@ -1,0 +1,90 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/smpq/smpq/internal/schema"
+)
+
+// A Config says which database and schema to use.
+type Config struct {
+	DSN         string // connection string of libpq: a URL or keywords and values
+	Schema      string // not quoted
+	Application string // application_name, by which other sessions know this one
+}
+
+// Connect opens a connection. Its search_path is the schema alone: functions and
+// triggers that smp-server made name tables without their schema.
+func Connect(ctx context.Context, c Config) (*pgx.Conn, error) {
+	cfg, err := pgx.ParseConfig(c.DSN)
+	if err != nil {
+		// The error of pgx can hold the connection string with its password.
+		if e, ok := errors.AsType[*pgconn.ParseConfigError](err); ok {
+			return nil, fmt.Errorf("connection string: %w", errors.Unwrap(e))
+		}
+		return nil, errors.New("connection string: not understood")
+	}
+	cfg.RuntimeParams["search_path"] = schema.Quote(c.Schema)
+	cfg.RuntimeParams["client_min_messages"] = "warning"
+	cfg.RuntimeParams["application_name"] = c.Application
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the database: %w", err)
+	}
+	return conn, nil
+}
+
+// A Querier runs statements: *pgx.Conn and pgx.Tx do.
+type Querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+}
+
+// A Schema is a schema of a router that this package can read and write.
+type Schema struct {
+	Name    string // not quoted
+	Version schema.Version
+}
+
+// OpenSchema finds the schema with the given name and its version. Schemas that
+// are absent, of another program, damaged, newer than known or too old to read
+// are errors of package schema.
+func OpenSchema(ctx context.Context, q Querier, name string) (Schema, error) {
+	state, err := schema.Inspect(ctx, q, name)
+	if err != nil {
+		return Schema{}, err
+	}
+	if err := state.Err(); err != nil {
+		return Schema{}, err
+	}
+	if state.Version == schema.None {
+		return Schema{}, fmt.Errorf("%w: %s", schema.ErrMissing, schema.Quote(name))
+	}
+	s := Schema{Name: name, Version: state.Version}
+	if !s.at(schema.ServiceCerts) {
+		return Schema{}, fmt.Errorf("%w: %s has version %s; run smpq migrate up first", schema.ErrTooOld, schema.Quote(name), s.Version)
+	}
+	return s, nil
+}
+
+// HasMessages reports whether the schema has the table messages.
+func (s Schema) HasMessages() bool { return s.at(schema.StoreMessages) }
+
+// HasAggregates reports whether the schema keeps the count and the hash of the
+// queues of each service.
+func (s Schema) HasAggregates() bool { return s.at(schema.QueueIDsHash) }
+
+func (s Schema) at(v schema.Version) bool {
+	all := schema.All()
+	return slices.Index(all, s.Version) >= slices.Index(all, v)
+}
+
+// table returns the quoted, qualified name of a table.
+func (s Schema) table(name string) string { return schema.Quote(s.Name) + "." + name }
