@@ -234,3 +234,18 @@ func TestBinaryReader(t *testing.T) {
 		t.Error("left-over byte: no error")
 	}
 }
+
+func BenchmarkDecodeBase64(b *testing.B) {
+	for _, n := range []int{24, 44, 13824} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			text := AppendBase64(nil, make([]byte, n))
+			buf := make([]byte, 0, n+16)
+			b.SetBytes(int64(len(text)))
+			for b.Loop() {
+				if _, _, err := decodeBase64(buf, text); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -128,18 +128,11 @@ func (r *TextReader) bytes(buf []byte) []byte {
 	if r.err != nil {
 		return nil
 	}
-	start := r.pos
-	letters := r.in[start : start+base64Span(r.in[start:])]
-	r.pos += len(letters)
-	pad := 0
-	for r.pos < len(r.in) && r.in[r.pos] == '=' {
-		r.pos++
-		pad++
-	}
-	b, err := decodeBase64(buf, letters, pad)
+	b, n, err := decodeBase64(buf, r.in[r.pos:])
 	if err != nil {
-		r.Fail(start, err.Error())
+		r.Fail(r.pos, err.Error())
 	}
+	r.pos += n
 	return b
 }
 

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/smpq/smpq/internal/extsort"
 	"github.com/smpq/smpq/internal/queue"
@@ -77,6 +78,9 @@ type State struct {
 // deleted queues stay taken for recipients and links, and are free again for
 // senders and notifiers. Each skipped record is reported as a Problem.
 func Replay(ctx context.Context, f *File, o Options) (*State, error) {
+	// A read from a pipe can take for ever.
+	stop := context.AfterFunc(ctx, func() { _ = f.f.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
 	s, err := replay(ctx, f.reader(), o)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", f.name, err)

@@ -9,8 +9,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
@@ -399,5 +401,28 @@ func TestAppendQueueReadable(t *testing.T) {
 	want := create + " rsrv=" + svc + "\nBLOCK " + rid + " reason=spam,notice={}\n"
 	if diff := cmp.Diff(replayed{lines: []string{want}}, got, cmp.AllowUnexported(replayed{})); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// A log from a pipe that nobody writes to can be given up.
+func TestReplayOfSilentPipe(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(name, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	writer, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer writer.Close()
+	f, err := Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(10*time.Millisecond, cancel)
+	if _, err := Replay(ctx, f, Options{TempDir: t.TempDir()}); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
 	}
 }
