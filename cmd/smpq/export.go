@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/spf13/cobra"
+
+	"github.com/smpq/smpq/internal/cli"
+	"github.com/smpq/smpq/internal/exporter"
+	"github.com/smpq/smpq/internal/store"
+)
+
+func newExport(console *cli.Console) *cobra.Command {
+	return cli.Group("export", "Write the database to a router's files", newExportStoreLog(console))
+}
+
+func newExportStoreLog(console *cli.Console) *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:     "storelog FILE",
+		Aliases: []string{"store-log"},
+		Short:   "Export services and queues to a store log",
+		Long: `Export services and queues to a store log, as smp-server itself would write it:
+services first, then the queues by recipient id, without the soft-deleted ones.
+All comes from one moment, so that a router may run meanwhile. FILE may be -, for
+standard output.
+
+FILE appears when it is complete and safe on disk, with mode 0600, as it holds
+secrets. Until then it is FILE.smpq-tmp, and whatever stops the export leaves
+FILE as it was. A file that is there is replaced only with --force; the new one
+gets its owner.
+
+Where smp-server cannot read what it writes itself, smpq keeps the data and
+writes it in a form that can be read; the summary names each kind of such data
+and its queues. If something had to be left out, the exit status is 3.`,
+		Example: `  smpq export storelog smp-server-store.log
+  smpq export storelog /var/opt/simplex/smp-server-store.log --config /etc/opt/simplex/smp-server.ini
+  smpq export storelog - | gzip > store.log.gz`,
+		Args: cobra.ExactArgs(1),
+	}
+	connection, out := console.AddConnectionFlags(cmd), cli.AddOutputFlag(cmd)
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "replace FILE if it is there")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		ctx, name := cmd.Context(), args[0]
+		if name == "" {
+			return cli.UsageErrorf("the name of the file is empty")
+		}
+		var sum exporter.Summary
+		err := onDatabase(ctx, connection, "export storelog", func(conn *pgx.Conn, target *cli.Target) error {
+			s, err := store.OpenSchema(ctx, conn, target.Schema)
+			if err != nil {
+				return err
+			}
+			progress := console.Progress()
+			defer progress.Close()
+			o := exporter.Options{Force: force, Progress: progress}
+			if name == "-" {
+				sum, err = exporter.StoreLog(ctx, conn, s, cmd.OutOrStdout(), o)
+			} else {
+				sum, err = exporter.StoreLogFile(ctx, conn, s, name, o)
+			}
+			return err
+		})
+		if err != nil {
+			if errors.Is(err, exporter.ErrBusy) {
+				err = cli.WithCode(cli.ExitUnavailable, err)
+			}
+			return err
+		}
+		if name == "-" {
+			logExport(ctx, console.Log(), sum)
+		} else if err := writeExport(cmd.OutOrStdout(), out, sum); err != nil {
+			return err
+		}
+		return incomplete(sum)
+	}
+	return cmd
+}
+
+// writeExport prints what was exported.
+func writeExport(w io.Writer, out *cli.Output, sum exporter.Summary) error {
+	t := cli.Table{Columns: []string{"name", "value"}, Plain: true}
+	t.Add("file", sum.File)
+	t.Add("size", cli.FormatBytes(sum.Bytes))
+	t.Add("services", strconv.FormatInt(sum.Services, 10))
+	t.Add("queues", strconv.FormatInt(sum.Queues, 10))
+	for _, d := range sum.Differences {
+		t.Add(strings.ReplaceAll(string(d.Kind), "_", " "), differenceText(d))
+		for _, id := range d.First {
+			t.Add("", id.String())
+		}
+	}
+	if sum.Replaced {
+		t.Add("replaced", "the file that was there")
+	}
+	if sum.Removed != "" {
+		t.Add("removed", sum.Removed+", of an export that was killed")
+	}
+	if sum.Shadow != "" {
+		t.Add("warning", "smp-server will read "+sum.Shadow+" instead")
+	}
+	return out.Write(w, sum, t)
+}
+
+// differenceText says what was done about a kind of queues.
+func differenceText(d exporter.Difference) string {
+	text := fmt.Sprintf("%d queues: %s", d.Queues, d.Kind.Explain())
+	if d.Queues == 1 {
+		text = "1 queue: " + d.Kind.Explain()
+	}
+	if int64(len(d.First)) < d.Queues {
+		text += fmt.Sprintf(" (the first %d of them:)", len(d.First))
+	}
+	return text
+}
+
+// logExport logs what was exported, where standard output has the data.
+func logExport(ctx context.Context, log *slog.Logger, sum exporter.Summary) {
+	log.LogAttrs(ctx, slog.LevelInfo, "exported", slog.Int64("services", sum.Services), slog.Int64("queues", sum.Queues), slog.String("size", cli.FormatBytes(sum.Bytes)))
+	for _, d := range sum.Differences {
+		log.LogAttrs(ctx, slog.LevelWarn, d.Kind.Explain(), slog.Int64("queues", d.Queues), slog.Any("first", d.First))
+	}
+}
+
+// incomplete returns an error if the log lacks something of the database.
+func incomplete(sum exporter.Summary) error {
+	var queues int64
+	for _, d := range sum.Differences {
+		if d.Kind.Lossy() {
+			queues += d.Queues
+		}
+	}
+	if queues == 0 {
+		return nil
+	}
+	return cli.WithCode(cli.ExitRejected, fmt.Errorf("%d queues were exported without data that a store log has no place for", queues))
+}

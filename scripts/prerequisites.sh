@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Makes sure that the programs are there that the tests and the demo need beside
+# Go: scripts/prerequisites.sh [postgresql] [gcc]
+#
+# On Debian and its relatives missing ones are installed, by root or by sudo.
+# The server programs of PostgreSQL are all that is wanted of it: no cluster is
+# created and no service started.
+set -euo pipefail
+
+has_postgresql() {
+	local dir
+	for dir in /usr/lib/postgresql/*/bin /usr/local/pgsql/bin "$(pg_config --bindir 2>/dev/null || true)"; do
+		if [[ -x $dir/initdb && -x $dir/postgres ]]; then return 0; fi
+	done
+	command -v initdb postgres >/dev/null
+}
+
+# A compiler without the C library's headers is of no use.
+has_gcc() {
+	echo '#include <stdlib.h>' | gcc -E - >/dev/null 2>&1
+}
+
+packages=()
+for name in "$@"; do
+	case $name in
+	postgresql) has_postgresql || packages+=(postgresql) ;;
+	gcc) has_gcc || packages+=(gcc libc6-dev) ;;
+	*)
+		echo "$0: unknown prerequisite $name" >&2
+		exit 2
+		;;
+	esac
+done
+if [[ ${#packages[@]} -eq 0 ]]; then exit 0; fi
+
+# as_root runs a command as root, and asks for a password only on a terminal.
+if [[ $EUID -eq 0 ]]; then
+	as_root() { "$@"; }
+elif command -v sudo >/dev/null && { [[ -t 0 ]] || sudo -n true 2>/dev/null; }; then
+	as_root() { sudo "$@"; }
+else
+	as_root() { false; }
+fi
+
+# refuse_cluster has Debian's packages install PostgreSQL without a cluster.
+refuse_cluster() {
+	local conf=/etc/postgresql-common/createcluster.conf
+	if [[ ! -e $conf ]]; then
+		as_root mkdir -p "${conf%/*}" && echo 'create_main_cluster = false' | as_root tee "$conf" >/dev/null
+	elif ! grep -q '^create_main_cluster *= *false' "$conf"; then
+		echo "$0: not installing PostgreSQL, since a cluster would be created: see create_main_cluster in $conf" >&2
+		return 1
+	fi
+}
+
+install() {
+	command -v apt-get >/dev/null || return 1
+	as_root true || return 1
+	echo "installing ${packages[*]}" >&2
+	if [[ " ${packages[*]} " == *" postgresql "* ]]; then refuse_cluster || return 1; fi
+	as_root apt-get -qq update &&
+		as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends "${packages[@]}" </dev/null >&2
+}
+
+if ! install; then
+	echo "$0: needed programs are missing. Install these Debian packages, or what has them elsewhere: ${packages[*]}" >&2
+	exit 1
+fi
