@@ -160,15 +160,31 @@ func (w *Writer) Close() error {
 	return nil
 }
 
+// sort sorts the index. Most records differ in the first bytes of their keys, or
+// have the same key and were added in the order of their numbers; for these, the
+// refs alone tell the order, without a look at the arena, which is slow.
 func (w *Writer) sort() {
 	slices.SortFunc(w.index, func(a, b ref) int {
 		if a.prefix != b.prefix {
 			return cmp.Compare(a.prefix, b.prefix)
 		}
+		return cmp.Compare(a.off, b.off)
+	})
+	full := func(a, b ref) int {
 		x, _ := decode(w.arena[a.off:])
 		y, _ := decode(w.arena[b.off:])
 		return compare(x, y)
-	})
+	}
+	for start := 0; start < len(w.index); {
+		end := start + 1
+		for end < len(w.index) && w.index[end].prefix == w.index[start].prefix {
+			end++
+		}
+		if same := w.index[start:end]; !slices.IsSortedFunc(same, full) {
+			slices.SortFunc(same, full)
+		}
+		start = end
+	}
 }
 
 // spill writes the records in memory to the Writer's temporary file, as a run.

@@ -129,6 +129,9 @@ func StoreLog(ctx context.Context, conn *pgx.Conn, f *storelog.File, o Options) 
 	}}
 	im.rejects = rejects{file: f.Name(), max: o.MaxRejects, to: o.Rejects, res: &im.res, log: o.Log}
 	err := im.run(ctx)
+	if rejected, ok := errors.AsType[*RejectedError](err); ok {
+		err = rejected // it says all; what was under way does not matter
+	}
 	im.res.Seconds = time.Since(start).Seconds()
 	return im.res, err
 }

@@ -141,9 +141,10 @@ func TestTablesLikeSmpServer(t *testing.T) {
 		}
 		pairs = append(pairs, pair{filepath.Base(v), filepath.Join(v, "input.log"), v})
 	}
+	conn := connect(t, pgtest.DSN(t))
 	for _, p := range pairs {
 		t.Run(p.name, func(t *testing.T) {
-			conn := connect(t, pgtest.DSN(t))
+			pgtest.Exec(t, conn, "set client_min_messages = error; drop schema if exists smp_server cascade")
 			o := options()
 			o.Version, o.MaxRejects = schema.StoreMessages, -1
 			res, err := importFile(t, conn, p.log, o)
