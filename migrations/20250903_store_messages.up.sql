@@ -229,7 +229,7 @@ begin
   select min(m.message_id)
     into keep
     from messages m
-   where m.recipient_id = p_recipient_id and not m.msg_quota and m.msg_ts > p_old_ts;
+   where m.recipient_id = p_recipient_id and not m.msg_quota and m.msg_ts >= p_old_ts;
 
   delete from messages m
    where m.recipient_id = p_recipient_id

@@ -29,8 +29,8 @@ func newExportStoreLog(console *cli.Console) *cobra.Command {
 		Short:   "Export services and queues to a store log",
 		Long: `Export services and queues to a store log, as smp-server itself would write it:
 services first, then the queues by recipient id, without the soft-deleted ones.
-All comes from one moment, so that a router may run meanwhile. FILE may be -, for
-standard output.
+All comes from one moment, so that a router may run meanwhile. FILE may be -,
+for standard output.
 
 FILE appears when it is complete and safe on disk, with mode 0600, as it holds
 secrets. Until then it is FILE.smpq-tmp, and whatever stops the export leaves
@@ -111,10 +111,7 @@ func writeExport(w io.Writer, out *cli.Output, sum exporter.Summary) error {
 
 // differenceText says what was done about a kind of queues.
 func differenceText(d exporter.Difference) string {
-	text := fmt.Sprintf("%d queues: %s", d.Queues, d.Kind.Explain())
-	if d.Queues == 1 {
-		text = "1 queue: " + d.Kind.Explain()
-	}
+	text := plural(d.Queues, "queue") + ": " + d.Kind.Explain()
 	if int64(len(d.First)) < d.Queues {
 		text += fmt.Sprintf(" (the first %d of them:)", len(d.First))
 	}
@@ -140,5 +137,5 @@ func incomplete(sum exporter.Summary) error {
 	if queues == 0 {
 		return nil
 	}
-	return cli.WithCode(cli.ExitRejected, fmt.Errorf("%d queues were exported without data that a store log has no place for", queues))
+	return cli.WithCode(cli.ExitRejected, fmt.Errorf("a part of %s was left out", plural(queues, "queue")))
 }

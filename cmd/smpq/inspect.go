@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-
 	"errors"
 	"fmt"
 	"maps"
@@ -84,10 +83,10 @@ func countsTable(r inspect.CountsReport) cli.Table {
 	}
 	if m := r.Messages; m != nil {
 		t.number("messages", m.Stored)
-		t.number("quota markers among them", m.QuotaMarkers)
+		t.number("  quota markers", m.QuotaMarkers)
 		t.number("queues over quota", m.OverQuota)
-		if m.QueueSizes != nil {
-			t.number("messages by the queues' sizes", *m.QueueSizes)
+		if m.QueueSizes != nil && *m.QueueSizes != m.Stored {
+			t.add("problem", fmt.Sprintf("the queues count %s", plural(*m.QueueSizes, "message")))
 		}
 	}
 	return t.table()
@@ -244,10 +243,10 @@ func (t *pairs) messages(m *inspect.Messages) {
 	}
 	t.number("messages", m.Stored)
 	if m.Stored > 0 {
-		t.number("quota markers among them", m.QuotaMarkers)
-		t.add("size of messages", cli.FormatBytes(m.BodyBytes))
-		t.add("oldest message", m.Oldest)
-		t.add("newest message", m.Newest)
+		t.number("  quota markers", m.QuotaMarkers)
+		t.add("  size", cli.FormatBytes(m.BodyBytes))
+		t.add("  oldest", m.Oldest)
+		t.add("  newest", m.Newest)
 	}
 	if m.CanWrite {
 		t.add("senders can write", "yes")
@@ -387,13 +386,15 @@ func newInspectLog(console *cli.Console) *cobra.Command {
 		Short: "Show what a store log holds and what is wrong with it",
 		Long: `Show what a store log holds and what is wrong with it, without a database: the
 numbers of the queues and services that a router has after it has read the log,
-and the lines that cannot be read or applied. The log is only read.
+and the lines that cannot be read or applied. The log is only read. FILE may be
+-, for standard input.
 
 If an import would have to leave something out, the exit status is 3. The text
-of bad lines may hold secrets and is left out without --show-secrets. Sorting the
-log needs about its size in temporary files, in $TMPDIR or else /var/tmp.`,
+of bad lines may hold secrets and is left out without --show-secrets. Sorting
+the log needs about its size in temporary files, in $TMPDIR or else /var/tmp.`,
 		Example: `  smpq inspect log /var/opt/simplex/smp-server-store.log
-  smpq inspect log old.log --problems 1000 -o json`,
+  smpq inspect log old.log --problems 1000 -o json
+  zcat store.log.gz | smpq inspect log -`,
 		Args: cobra.ExactArgs(1),
 	}
 	out := cli.AddOutputFlag(cmd)
@@ -407,7 +408,11 @@ log needs about its size in temporary files, in $TMPDIR or else /var/tmp.`,
 		progress := console.Progress()
 		defer progress.Close()
 		o.TempDir, o.Progress = tempDir(), progress
-		r, err := inspect.Log(cmd.Context(), args[0], o)
+		name := args[0]
+		if name == "-" {
+			name = "/dev/stdin"
+		}
+		r, err := inspect.Log(cmd.Context(), name, o)
 		if err != nil {
 			return err
 		}
@@ -416,7 +421,7 @@ log needs about its size in temporary files, in $TMPDIR or else /var/tmp.`,
 			return err
 		}
 		if n := r.Rejected(); n > 0 {
-			return cli.WithCode(cli.ExitRejected, fmt.Errorf("%s: an import would leave out %d records", r.File, n))
+			return cli.WithCode(cli.ExitRejected, fmt.Errorf("%s: an import would leave out %s", r.File, plural(n, "record")))
 		}
 		return nil
 	}
@@ -435,18 +440,14 @@ func logTable(r inspect.LogReport) cli.Table {
 	t.add("size", cli.FormatBytes(r.Bytes))
 	t.number("lines", r.Lines)
 	for _, tag := range slices.Sorted(maps.Keys(r.Records)) {
-		t.number(tag, r.Records[tag])
+		t.number("  "+tag, r.Records[tag])
 	}
 	t.entities(r.Entities)
 	if len(r.Problems) == 0 {
 		t.add("problems", "none")
 	}
 	for _, p := range r.Problems {
-		effect := "an import takes no harm"
-		if p.Loses {
-			effect = "an import rejects them"
-		}
-		t.add(strings.ReplaceAll(p.Kind, "_", " "), fmt.Sprintf("%d, %s", p.Count, effect))
+		t.add(strings.ReplaceAll(p.Kind, "_", " "), fmt.Sprintf("%d, %s", p.Count, problemEffect(p)))
 		for _, f := range p.First {
 			place := fmt.Sprintf("  line %d", f.Line)
 			if f.Column > 0 {
@@ -464,13 +465,25 @@ func logTable(r inspect.LogReport) cli.Table {
 	return t.table()
 }
 
+// problemEffect says what becomes of records with a kind of problem.
+func problemEffect(p inspect.LogProblems) string {
+	switch {
+	case p.Loses:
+		return "rejected by an import"
+	case p.Kind == "late":
+		return "of no effect, as the queue is gone"
+	default:
+		return "applied as it stands"
+	}
+}
+
 func newInspectSchema(console *cli.Console) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "schema",
 		Short: "Show version, sizes, index use and dead rows",
-		Long: `Show the version of the schema and the releases of smp-server that accept it, and
-of its tables and indexes: sizes, how often PostgreSQL has used an index, dead
-rows, and when they were vacuumed and analyzed. Only the catalogs are read;
+		Long: `Show the version of the schema and the releases of smp-server that accept it,
+and of its tables and indexes: sizes, how often PostgreSQL has used an index,
+dead rows, and when they were vacuumed and analyzed. Only the catalogs are read;
 numbers of rows are PostgreSQL's estimates.
 
 The exit status is 1 if something is wrong with the schema.`,
@@ -570,6 +583,14 @@ func (t *pairs) entities(e store.Entities) {
 	if e.ProxyServices > 0 {
 		t.number("proxy services", e.ProxyServices)
 	}
+}
+
+// plural renders a number of things: "1 queue", "2 queues".
+func plural(n int64, one string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %ss", n, one)
 }
 
 func orNone(text string) string { return cmp.Or(text, "none") }

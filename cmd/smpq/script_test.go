@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/smpq/smpq/internal/dumptest"
 	"github.com/smpq/smpq/internal/pgtest"
 )
 
@@ -23,6 +24,7 @@ func TestMain(m *testing.M) {
 // of what smpq shows its user. Besides testscript's own commands they have
 //
 //	database [NAME]         make an empty database and name it by SMPQ_DSN, or by NAME
+//	dump FOLDER             load what smp-server left there into schema smp_server of that database
 //	sql QUERY               print what a query on that database returns, as CSV
 //	status N COMMAND ARG…   run a command that must end with exit status N
 //
@@ -48,6 +50,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"database": scriptDatabase,
+			"dump":     scriptDump,
 			"sql":      scriptSQL,
 			"status":   scriptStatus,
 		},
@@ -72,6 +75,17 @@ func scriptDatabase(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv(name, pgtest.DSN(scriptTest(ts)))
 }
 
+func scriptDump(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: dump FOLDER")
+	}
+	t := scriptTest(ts)
+	conn, err := pgx.Connect(t.Context(), ts.Getenv(dsnVariable))
+	ts.Check(err)
+	defer conn.Close(t.Context())
+	dumptest.Load(t, conn, "smp_server", args[0])
+}
+
 func scriptSQL(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) != 1 {
 		ts.Fatalf("usage: [!] sql QUERY")
@@ -90,6 +104,7 @@ func scriptSQL(ts *testscript.TestScript, neg bool, args []string) {
 // printQuery prints the rows of a query as CSV, NULL as an empty field, bytes
 // in hex.
 func printQuery(tb testing.TB, ts *testscript.TestScript, query string) (err error) {
+	tb.Helper()
 	conn, err := pgx.Connect(tb.Context(), ts.Getenv(dsnVariable))
 	if err != nil {
 		return err

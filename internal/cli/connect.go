@@ -45,26 +45,13 @@ func (c *Console) AddConnectionFlags(cmd *cobra.Command) *Connection {
 	flags.StringVar(&o.dsn, "dsn", "", "connection string of the database (default: $"+dsnVariable+", else the database\n"+
 		"that --config names, else that of the libpq variables PGHOST,\nPGSERVICE …, else a private local PostgreSQL under --data)")
 	flags.StringVar(&o.config, "config", "", "the router's smp-server.ini, which names database and schema")
-	flags.StringVar(&o.data, "data", "", "use the private local PostgreSQL in this `folder`"+defaultData())
+	flags.StringVar(&o.data, "data", "", "use the private local PostgreSQL in this `folder`\n"+
+		"(default: ~/.local/share/smpq, for root /var/lib/smpq)")
 	flags.StringVar(&o.schema, "schema", "", "schema of the router's tables (default: that of --config, else \""+config.DefaultSchema+"\")")
 	flags.BoolVar(&o.password, "password", false, "ask for the password of the database")
 	cmd.MarkFlagsMutuallyExclusive("dsn", "data")
 	cmd.MarkFlagsMutuallyExclusive("password", "data")
 	return o
-}
-
-// defaultData describes the default of --data for help texts.
-func defaultData() string {
-	dir, err := dataFolder()
-	if err != nil {
-		return ""
-	}
-	if home, err := os.UserHomeDir(); err == nil {
-		if below, found := strings.CutPrefix(dir, home+string(filepath.Separator)); found {
-			dir = filepath.Join("~", below)
-		}
-	}
-	return " (default: " + dir + ")"
 }
 
 // dataFolder returns the default of --data.
@@ -129,17 +116,12 @@ func (o *Connection) Open(ctx context.Context) (*Target, error) {
 		return nil, err
 	}
 	if private != "" {
-		if err := o.startPrivate(ctx, t, private); err != nil {
-			return nil, err
-		}
+		err = o.startPrivate(ctx, t, private)
+	} else {
+		err = o.complete(ctx, t)
 	}
-	if t.where, err = describe(t.DSN); err != nil {
-		return nil, WithCode(ExitUsage, fmt.Errorf("%s: %w", t.Source, err))
-	}
-	if o.password {
-		if err := o.askPassword(ctx, t); err != nil {
-			return nil, err
-		}
+	if err != nil {
+		return nil, err
 	}
 	o.console.log.LogAttrs(ctx, slog.LevelDebug, "database chosen", slog.String("database", t.String()), slog.String("schema", t.Schema))
 	return t, nil
@@ -158,6 +140,7 @@ func (o *Connection) choose(ctx context.Context, t *Target, ini *config.StoreLog
 		if o.data == "" {
 			return "", UsageErrorf("--data is empty")
 		}
+		t.Source = "--data"
 		return o.data, nil
 	case os.Getenv(dsnVariable) != "":
 		t.DSN, t.Source = os.Getenv(dsnVariable), dsnVariable
@@ -173,6 +156,7 @@ func (o *Connection) choose(ctx context.Context, t *Target, ini *config.StoreLog
 				return "", nil // an empty connection string means these variables
 			}
 		}
+		t.Source = "no other database was named"
 		return dataFolder()
 	}
 	return "", nil
@@ -180,6 +164,9 @@ func (o *Connection) choose(ctx context.Context, t *Target, ini *config.StoreLog
 
 // startPrivate makes the private PostgreSQL in a folder the target.
 func (o *Connection) startPrivate(ctx context.Context, t *Target, folder string) error {
+	if o.password {
+		return UsageErrorf("--password: the private PostgreSQL has none, and no other database was named")
+	}
 	cluster, err := pglocal.Start(ctx, pglocal.Options{Dir: filepath.Join(folder, "postgres"), Log: o.console.log})
 	if err != nil {
 		if errors.Is(err, pglocal.ErrNotInstalled) {
@@ -188,12 +175,20 @@ func (o *Connection) startPrivate(ctx context.Context, t *Target, folder string)
 		return WithCode(ExitUnavailable, err)
 	}
 	t.DSN, t.close = cluster.DSN(""), cluster.Close
-	t.Source = "private PostgreSQL in " + folder
+	t.where = "private PostgreSQL in " + folder
 	return nil
 }
 
-// askPassword asks for the password and adds it to the connection string.
-func (o *Connection) askPassword(ctx context.Context, t *Target) error {
+// complete checks the connection string of the target, and adds the password
+// if it is to be asked for.
+func (o *Connection) complete(ctx context.Context, t *Target) error {
+	var err error
+	if t.where, err = describe(t.DSN); err != nil {
+		return WithCode(ExitUsage, fmt.Errorf("%s: %w", t.Source, err))
+	}
+	if !o.password {
+		return nil
+	}
 	password, err := o.console.Password(ctx, "Password for "+t.where)
 	if err != nil {
 		return err

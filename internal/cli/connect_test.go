@@ -169,6 +169,11 @@ func TestConnectionRefused(t *testing.T) {
 			cli.ExitUsage, "cannot ask for a password: standard input and error are not a terminal",
 		},
 		{
+			"password of the private database",
+			[]string{"--password"},
+			cli.ExitUsage, "--password: the private PostgreSQL has none, and no other database was named",
+		},
+		{
 			"config missing",
 			[]string{"--config=/nonexistent/smp-server.ini"},
 			cli.ExitFailed, "read configuration: open /nonexistent/smp-server.ini: no such file or directory",
@@ -204,8 +209,8 @@ func TestConnectionPrivate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := "private PostgreSQL in " + data; got.Source != want || got.Schema != "s" {
-		t.Errorf("source %q, schema %q, want %q, s", got.Source, got.Schema, want)
+	if want := "private PostgreSQL in " + data + " (--data)"; got.String() != want || got.Schema != "s" {
+		t.Errorf("target %q, schema %q, want %q, s", got, got.Schema, want)
 	}
 	conn, err := pgx.Connect(t.Context(), got.DSN)
 	if err != nil {

@@ -47,7 +47,7 @@ type Table struct {
 	Columns []string
 	Rows    [][]string
 	// Plain leaves out the line with the names of the columns where people
-	// read, for pairs of name and value. CSV always has it.
+	// read, and boxes, for pairs of name and value. CSV always has the names.
 	Plain bool
 }
 
@@ -167,11 +167,12 @@ func writeCSV(w io.Writer, t Table) error {
 }
 
 // writeTable prints boxes on a terminal that is wide enough for them, the rows
-// as lists on one that is not, and else columns without any decoration.
+// as lists on one that is not, and else columns without any decoration. Plain
+// tables are columns everywhere.
 func writeTable(w io.Writer, t Table) error {
 	var b bytes.Buffer
 	_, terminal := terminalOf(w)
-	if !terminal {
+	if !terminal || t.Plain {
 		if err := renderTable(&b, t, plainStyle()); err != nil {
 			return err
 		}

@@ -191,6 +191,19 @@ func TestTableOnTerminal(t *testing.T) {
 			t.Errorf("-want +got\n%s", diff)
 		}
 	})
+	t.Run("plain", func(t *testing.T) {
+		p := newPTY(t, 10)
+		pairs := cli.Table{Columns: []string{"name", "value"}, Plain: true}
+		pairs.Add("recipient id", "no")
+		pairs.Add("status", "active, as far as is known")
+		if err := o.Write(p.tty, nil, pairs); err != nil {
+			t.Fatal(err)
+		}
+		want := "recipient id  no\r\nstatus        active, as far as is known\r\n"
+		if diff := cmp.Diff(want, p.await(t, "known\r\n")); diff != "" {
+			t.Errorf("-want +got\n%s", diff)
+		}
+	})
 }
 
 // FuzzYAML checks that any text has the same value in YAML and in JSON.

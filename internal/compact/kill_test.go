@@ -6,42 +6,90 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/smpq/smpq/internal/compact"
+	"github.com/smpq/smpq/internal/gen"
 	"github.com/smpq/smpq/internal/pgtest"
 	"github.com/smpq/smpq/internal/schema"
 	"github.com/smpq/smpq/internal/store"
 )
 
-// victimVariable makes the test binary a process that compacts the database it
-// names, until it is killed.
-const victimVariable = "SMPQ_TEST_COMPACT"
+// victimVariable makes the test binary a process that compacts the database or,
+// if it is a path, the store log that it names, until it is killed. With
+// fullPrefix before the path the disk is full when it comes to write the log.
+const (
+	victimVariable = "SMPQ_TEST_COMPACT"
+	fullPrefix     = "full:"
+)
 
 // victimBatch is the number of queues that the victim removes at a time.
 const victimBatch = 10
 
 // victim compacts and writes a line when it begins and after each batch.
-func victim(dsn string) int {
-	ctx := context.Background()
-	conn, err := store.Connect(ctx, store.Config{DSN: dsn, Schema: name, Application: "smpq test victim"})
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer conn.Close(ctx)
+func victim(what string) int {
 	fmt.Println("begin")
-	o := options()
-	o.Batch = victimBatch
-	o.Progress = afterBatch{func() { fmt.Println("batch") }}
-	if _, err := compact.Queues(ctx, conn, name, o); err != nil {
+	compactWhat := victimDatabase
+	switch {
+	case filepath.IsAbs(what):
+		compactWhat = victimLog
+	case strings.HasPrefix(what, fullPrefix):
+		compactWhat = victimOnFullDisk
+	}
+	if err := compactWhat(what); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return 0
+}
+
+func victimDatabase(dsn string) error {
+	ctx := context.Background()
+	conn, err := store.Connect(ctx, store.Config{DSN: dsn, Schema: name, Application: "smpq test victim"})
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	o := options()
+	o.Batch = victimBatch
+	o.Progress = afterBatch{func() { fmt.Println("batch") }}
+	_, err = compact.Queues(ctx, conn, name, o)
+	return err
+}
+
+func victimLog(log string) error {
+	o := logOptions()
+	o.Now = time.Now()
+	done := 0
+	o.Progress = afterBatch{func() {
+		if done++; done%100 == 0 {
+			fmt.Println("100 more")
+		}
+	}}
+	_, err := compact.StoreLog(context.Background(), log, o)
+	return err
+}
+
+// victimOnFullDisk compacts a log when no file may become larger than 5000 bytes.
+func victimOnFullDisk(what string) error {
+	o := logOptions()
+	o.Progress = phases{func(name string) {
+		if name != "write log" {
+			return
+		}
+		if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 5000, Max: 5000}); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}}
+	_, err := compact.StoreLog(context.Background(), strings.TrimPrefix(what, fullPrefix), o)
+	return err
 }
 
 // startVictim starts a victim and waits for so many lines.
@@ -53,7 +101,7 @@ func startVictim(t *testing.T, dsn string, lines int) *exec.Cmd {
 	}
 	cmd := exec.CommandContext(t.Context(), self)
 	cmd.Env = append(os.Environ(), victimVariable+"="+dsn)
-	cmd.Stderr = os.Stderr
+	cmd.Stderr = new(strings.Builder)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -150,6 +198,63 @@ func TestQueuesKilled(t *testing.T) {
 			t.Errorf("%s: the queue is gone: %v", when, err)
 		}
 		finish(when, left)
+	}
+}
+
+// Wherever the compaction of a store log is killed, the log is what it was before
+// or compact, and the next compaction leaves nothing behind.
+func TestStoreLogKilled(t *testing.T) {
+	log := generated(t, gen.Options{Queues: 1500})
+	name := newLog(t, log)
+	before := state(t, name)
+	compacted := 0
+	for lines := range 17 {
+		writeFile(t, name, log)
+		cmd := startVictim(t, name, lines)
+		kill(t, cmd)
+		if got := readFile(t, name); string(got) != string(log) {
+			compacted++
+		}
+		if diff := cmp.Diff(before, state(t, name)); diff != "" {
+			t.Fatalf("killed after line %d: state (-before +after):\n%s", lines, diff)
+		}
+		o := logOptions()
+		o.Now = time.Now()
+		if _, err := compact.StoreLog(t.Context(), name, o); err != nil {
+			t.Fatalf("killed after line %d: %v", lines, err)
+		}
+		for suffix, content := range folder(t, name) {
+			if suffix != "" && (!canonicalTime.MatchString(suffix) || content != string(log)) {
+				t.Errorf("killed after line %d: there is %s%s", lines, name, suffix)
+			}
+			if suffix != "" {
+				if err := os.Remove(name + suffix); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if diff := cmp.Diff(before, state(t, name)); diff != "" {
+			t.Fatalf("killed after line %d, and compacted again: state (-before +after):\n%s", lines, diff)
+		}
+	}
+	if compacted > 12 {
+		t.Errorf("%d of 17 compactions were complete when they were killed", compacted)
+	}
+}
+
+// A full disk leaves everything as it was.
+func TestStoreLogFullDisk(t *testing.T) {
+	name := newLog(t, generated(t, gen.Options{Queues: 100}))
+	before := folder(t, name)
+	cmd := startVictim(t, fullPrefix+name, 1)
+	if err := cmd.Wait(); err == nil {
+		t.Error("the compaction succeeded")
+	}
+	if got := fmt.Sprint(cmd.Stderr); !strings.Contains(got, "write the new log: write "+name+".smpq-tmp: file too large") {
+		t.Errorf("error %q", got)
+	}
+	if diff := cmp.Diff(before, folder(t, name)); diff != "" {
+		t.Errorf("files (-before +after):\n%s", diff)
 	}
 }
 

@@ -25,7 +25,16 @@ import (
 	"github.com/smpq/smpq/internal/storelog"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(pgtest.M{M: m}) }
+func TestMain(m *testing.M) {
+	if dsn := os.Getenv(childDSN); dsn != "" {
+		if err := exportAsChild(dsn, os.Getenv(childFile)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(pgtest.M{M: m})
+}
 
 const (
 	schemaName = "smp_server"

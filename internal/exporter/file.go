@@ -248,7 +248,6 @@ func (a *atomicFile) close() error {
 
 // lock locks a file until it is closed, or fails at once.
 func lock(f *os.File) error {
-	//nolint:gosec // a descriptor is a small number
 	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return fmt.Errorf("%w: it has locked %s", ErrBusy, f.Name())

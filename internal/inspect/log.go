@@ -121,7 +121,7 @@ func (in *logInspection) replay(ctx context.Context, f *storelog.File) (err erro
 	for _, sv := range state.Services() {
 		r.AddService(sv.Role, 1)
 	}
-	in.phase("replaying", counts.Records["CREATE"]-counts.Records["DELETE"], "queues")
+	in.phase("replaying", counts.Records["CREATE"], "queues")
 	for q, err := range state.Queues(ctx) {
 		if err != nil {
 			return err

@@ -1,7 +1,7 @@
 package store_test
 
 import (
-	"crypto/md5" //nolint:gosec // what smp-server uses
+	"crypto/md5"
 	"errors"
 	"fmt"
 	"math"
@@ -144,7 +144,7 @@ func TestCountServiceQueues(t *testing.T) {
 	want := make(map[queue.ServiceID]store.ServiceQueues)
 	add := func(a *store.Aggregate, id []byte) {
 		a.Count++
-		for i, b := range md5.Sum(id) { //nolint:gosec // what smp-server uses
+		for i, b := range md5.Sum(id) {
 			a.IDsHash[i] ^= b
 		}
 	}

@@ -75,11 +75,13 @@ func TestPurgeLimits(t *testing.T) {
 		want        string
 	}{
 		{
-			"table", "begin; lock table router.msg_queues in share mode", store.Limits{Lock: 50 * time.Millisecond, Statement: time.Minute},
+			"table", "begin; lock table router.msg_queues in share mode",
+			store.Limits{Lock: 50 * time.Millisecond, Statement: time.Minute},
 			"lock timeout",
 		},
 		{
-			"row", "begin; select from router.messages for update", store.Limits{Lock: time.Minute, Statement: 50 * time.Millisecond},
+			"row", "begin; select from router.messages for update",
+			store.Limits{Lock: time.Minute, Statement: 50 * time.Millisecond},
 			"remove 10 deleted queues: it took longer than 50ms: take fewer at a time",
 		},
 	} {

@@ -89,8 +89,10 @@ func scanTableSize(row pgx.CollectableRow) (TableSize, error) {
 		from *time.Time
 		to   *time.Time
 	}{
-		{vacuum, &t.LastVacuum}, {autovacuum, &t.LastAutovacuum},
-		{analyze, &t.LastAnalyze}, {autoanalyze, &t.LastAutoanalyze},
+		{vacuum, &t.LastVacuum},
+		{autovacuum, &t.LastAutovacuum},
+		{analyze, &t.LastAnalyze},
+		{autoanalyze, &t.LastAutoanalyze},
 	} {
 		if at.from != nil {
 			*at.to = at.from.UTC()
