@@ -183,7 +183,7 @@ then 3. "smpq inspect log FILE" lists all that is wrong with a log.`,
 }
 
 func (f *compactLogFlags) run(ctx context.Context, console *cli.Console, name string) (r compact.LogResult, err error) {
-	rejects, closeRejects, err := (&importFlags{rejects: f.rejects}).openRejects()
+	rejects, closeRejects, err := openRejects(f.rejects)
 	if err != nil {
 		return r, err
 	}
@@ -239,4 +239,3 @@ func compactLogTable(r compact.LogResult) cli.Table {
 	t.Add("time", seconds(r.Seconds))
 	return t
 }
-

@@ -90,7 +90,7 @@ with other values, or whose ids are in use, count as rejected.`,
 			return err
 		}
 		if res.Rejected > 0 {
-			return cli.WithCode(cli.ExitRejected, fmt.Errorf("%d records were rejected", res.Rejected))
+			return cli.WithCode(cli.ExitRejected, fmt.Errorf("records rejected: %d", res.Rejected))
 		}
 		return nil
 	}
@@ -110,7 +110,7 @@ func (f *importFlags) run(ctx context.Context, console *cli.Console, database *c
 	if f.archive && file.Unfinished() {
 		return res, fmt.Errorf("%s was left by an unfinished compaction of %s: --archive would not know which to rename", file.Name(), name)
 	}
-	rejects, closeRejects, err := f.openRejects()
+	rejects, closeRejects, err := openRejects(f.rejects)
 	if err != nil {
 		return res, err
 	}
@@ -169,11 +169,11 @@ func (f *importFlags) version() (schema.Version, error) {
 
 // openRejects opens the file for rejected records, which must be new. If
 // nothing was rejected, closing removes it again.
-func (f *importFlags) openRejects() (io.Writer, func() error, error) {
-	if f.rejects == "" {
+func openRejects(name string) (io.Writer, func() error, error) {
+	if name == "" {
 		return nil, func() error { return nil }, nil
 	}
-	file, err := os.OpenFile(f.rejects, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open the file for rejected records: %w", err)
 	}
@@ -191,8 +191,7 @@ func (f *importFlags) openRejects() (io.Writer, func() error, error) {
 
 // explain adds what to do about an error.
 func (f *importFlags) explain(err error) error {
-	var rejected *importer.RejectedError
-	if errors.As(err, &rejected) {
+	if _, ok := errors.AsType[*importer.RejectedError](err); ok {
 		return fmt.Errorf("%w\nNothing was imported. To see all that is wrong: smpq inspect log; to import the rest: --max-rejects and --rejects", err)
 	}
 	return err
@@ -287,6 +286,6 @@ func importTable(r importer.Result) cli.Table {
 	if r.Archived != "" {
 		t.Add("file is now", r.Archived)
 	}
-	t.Add("time", (time.Duration(r.Seconds * float64(time.Second))).Round(time.Millisecond).String())
+	t.Add("time", time.Duration(r.Seconds*float64(time.Second)).Round(time.Millisecond).String())
 	return t
 }

@@ -14,7 +14,7 @@ import (
 
 // newLocal returns the commands for the private PostgreSQL.
 func newLocal(console *cli.Console) *cobra.Command {
-	return cli.Group("local", "Look after the private local PostgreSQL", newLocalStatus(), newLocalStop(console))
+	return cli.Group("local", "Look after the private local PostgreSQL", newLocalStatus(), newLocalRun(console), newLocalStop(console))
 }
 
 // addDataFlag adds the flag --data. The function returns the home of the

@@ -152,11 +152,24 @@ func purge(ctx context.Context, conn *pgx.Conn, s store.Schema, o QueueOptions, 
 			return nil
 		}
 		if err := wait(ctx, o.Pause); err != nil {
-			return fmt.Errorf("%d deleted queues are left: %w", r.Left, err)
+			return &leftError{r.Left, err}
 		}
 	}
 	return nil
 }
+
+// A leftError says that a compaction was told to end. It has a cause that its
+// reader knows.
+type leftError struct {
+	left  int64
+	cause error
+}
+
+func (e *leftError) Error() string {
+	return fmt.Sprintf("%d deleted queues are left; the next run goes on", e.left)
+}
+
+func (e *leftError) Unwrap() error { return e.cause }
 
 // wait waits, and returns the cause if ctx ends before or meanwhile.
 func wait(ctx context.Context, pause time.Duration) error {

@@ -27,7 +27,7 @@ import (
 
 func TestMain(m *testing.M) {
 	if dsn := os.Getenv(childDSN); dsn != "" {
-		if err := exportAsChild(dsn, os.Getenv(childFile)); err != nil {
+		if err := exportAsChild(dsn, os.Getenv(childFile), os.Getenv(childReports)); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

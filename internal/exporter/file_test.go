@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -282,15 +284,16 @@ func TestStoreLogFileForce(t *testing.T) {
 	}
 }
 
-// The variables that make the test binary an export, and name the database and
-// the file.
+// The variables that make the test binary an export, and name the database, the
+// file, and the number of reports of progress after which it kills itself.
 const (
-	childDSN  = "SMPQ_TEST_EXPORT_DSN"
-	childFile = "SMPQ_TEST_EXPORT_FILE"
+	childDSN     = "SMPQ_TEST_EXPORT_DSN"
+	childFile    = "SMPQ_TEST_EXPORT_FILE"
+	childReports = "SMPQ_TEST_EXPORT_REPORTS"
 )
 
 // exportAsChild exports, in a process of its own.
-func exportAsChild(dsn, name string) error {
+func exportAsChild(dsn, name, reports string) error {
 	ctx := context.Background()
 	conn, err := pgx.Connect(ctx, dsn)
 	if err != nil {
@@ -300,8 +303,33 @@ func exportAsChild(dsn, name string) error {
 	if err != nil {
 		return err
 	}
-	_, err = exporter.StoreLogFile(ctx, conn, s, name, exporter.Options{Force: strings.HasSuffix(name, ".force")})
+	n, err := strconv.Atoi(reports)
+	if err != nil {
+		return err
+	}
+	report := func() {
+		if n--; n == 0 {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		}
+	}
+	_, err = exporter.StoreLogFile(ctx, conn, s, name, exporter.Options{
+		Force:    strings.HasSuffix(name, ".force"),
+		Progress: progress{phase: report, add: report},
+	})
 	return err
+}
+
+// startChild starts an export in a process of its own.
+func startChild(t testing.TB, dsn, name string, reports int) *exec.Cmd {
+	t.Helper()
+	exe, err := os.Executable()
+	must(t, err)
+	cmd := exec.CommandContext(t.Context(), exe)
+	cmd.Env = append(os.Environ(), childDSN+"="+dsn, childFile+"="+name, childReports+"="+strconv.Itoa(reports))
+	cmd.Stderr = t.Output()
+	must(t, cmd.Start())
+	return cmd
 }
 
 // An export that is killed leaves the file as it was, or complete. The next one
@@ -311,43 +339,79 @@ func TestStoreLogFileKilled(t *testing.T) {
 	conn := pgtest.Conn(t, dsn)
 	dumptest.Load(t, conn, schemaName, liveDump)
 	fill(t, conn, 300) // 2.1 MB: nine writes
-	lines, _ := export(t, conn)
-	want := strings.Join(lines, "")
+	lines, sum := export(t, conn)
 	for _, base := range []string{"store.log", "store.log.force"} {
-		leftovers, complete := 0, 0
-		for events := 1; events < 40; events++ {
-			dir := t.TempDir()
-			name := filepath.Join(dir, base)
-			if base != "store.log" {
-				writeFile(t, name, "the old one")
-			}
-			killed := killAfter(t, dir, events, dsn, name)
-			got := folder(t, dir)
-			switch {
-			case slices.Contains(got, base) && string(readFile(t, name)) == want:
-				complete++
-			case base == "store.log" && slices.Contains(got, base), base != "store.log" && string(readFile(t, name)) != "the old one":
-				t.Fatalf("killed after %d events: the file has %d bytes, not %d", events, len(readFile(t, name)), len(want))
-			}
-			left := slices.Contains(got, base+".smpq-tmp")
-			if left {
-				leftovers++
-			}
-			sum, err := exporter.StoreLogFile(t.Context(), conn, openSchema(t, conn), name, exporter.Options{Force: true})
-			if err != nil || left != (sum.Removed == name+".smpq-tmp") {
-				t.Fatalf("after an export that was killed after %d events: %+v, %v", events, sum, err)
-			}
-			if got := folder(t, dir); !slices.Equal(got, []string{base}) || string(readFile(t, name)) != want {
-				t.Errorf("after the export after one that was killed after %d events the folder has %v", events, got)
-			}
-			if !killed {
+		k := killTest{conn: conn, dsn: dsn, base: base, want: strings.Join(lines, "")}
+		// At the start, while it writes, and when it has read all.
+		for _, reports := range []int{1, 2, 40, 80, 120, 160, 200, 240, 280, 320, int(sum.Queues) + 1} {
+			t.Run(fmt.Sprintf("%s after %d reports", base, reports), func(t *testing.T) {
+				k.run(t, func(t *testing.T, _, name string) bool {
+					must(t, ignoreExit(startChild(t, dsn, name, reports).Wait()))
+					return true
+				})
+				if !k.left {
+					t.Error("the killed export left no temporary file")
+				}
+			})
+		}
+		// While it gives the file its name, among other moments.
+		for events, killed := 1, true; killed; events++ {
+			t.Run(fmt.Sprintf("%s after %d events", base, events), func(t *testing.T) {
+				killed = k.run(t, func(t *testing.T, dir, name string) bool { return killAfter(t, dir, events, dsn, name) })
+			})
+			if t.Failed() {
 				break
 			}
 		}
-		if leftovers < 5 || complete < 1 {
-			t.Errorf("%s: %d kills left a file, %d exports were complete", base, leftovers, complete)
+		if !k.complete {
+			t.Errorf("%s: the export that was not killed is not complete", base)
 		}
 	}
+}
+
+// ignoreExit drops an error that only says that a process has failed.
+func ignoreExit(err error) error {
+	if _, ok := errors.AsType[*exec.ExitError](err); ok {
+		return nil
+	}
+	return err
+}
+
+// A killTest looks at what killed exports have left.
+type killTest struct {
+	conn *pgx.Conn
+	dsn  string
+	base string // name of the file
+	want string // the log
+
+	left, complete bool // what the last export has left: a temporary file, the log
+}
+
+// run lets an export be killed, checks what it has left, and exports once more.
+func (k *killTest) run(t *testing.T, kill func(t *testing.T, dir, name string) bool) (killed bool) {
+	dir := t.TempDir()
+	name := filepath.Join(dir, k.base)
+	const old = "the old one"
+	force := strings.HasSuffix(name, ".force")
+	if force {
+		writeFile(t, name, old)
+	}
+	killed = kill(t, dir, name)
+	got := folder(t, dir)
+	k.left = slices.Contains(got, k.base+".smpq-tmp")
+	k.complete = slices.Contains(got, k.base) && string(readFile(t, name)) == k.want
+	untouched := !force && !slices.Contains(got, k.base) || force && slices.Contains(got, k.base) && string(readFile(t, name)) == old
+	if !k.complete && !untouched {
+		t.Errorf("the folder has %v, and the file is neither untouched nor complete", got)
+	}
+	sum, err := exporter.StoreLogFile(t.Context(), k.conn, openSchema(t, k.conn), name, exporter.Options{Force: true})
+	if err != nil || k.left != (sum.Removed == name+".smpq-tmp") {
+		t.Fatalf("the next export: %+v, %v", sum, err)
+	}
+	if got := folder(t, dir); !slices.Equal(got, []string{k.base}) || string(readFile(t, name)) != k.want {
+		t.Errorf("after the next export the folder has %v", got)
+	}
+	return killed
 }
 
 // killAfter kills an export after so many changes in its folder, and reports
@@ -360,12 +424,7 @@ func killAfter(t testing.TB, dir string, events int, dsn, name string) bool {
 	defer changes.Close()
 	_, err = unix.InotifyAddWatch(watch, dir, unix.IN_CREATE|unix.IN_MODIFY|unix.IN_MOVED_TO|unix.IN_DELETE|unix.IN_CLOSE_WRITE)
 	must(t, err)
-	exe, err := os.Executable()
-	must(t, err)
-	cmd := exec.CommandContext(t.Context(), exe)
-	cmd.Env = append(os.Environ(), childDSN+"="+dsn, childFile+"="+name)
-	cmd.Stderr = t.Output()
-	must(t, cmd.Start())
+	cmd := startChild(t, dsn, name, 0)
 	for n := 0; n < events; {
 		var buf [4096]byte
 		size, err := changes.Read(buf[:])

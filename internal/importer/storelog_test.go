@@ -93,8 +93,10 @@ func read(t testing.TB, elem ...string) string {
 	return string(data)
 }
 
-const allQueues = "select * from msg_queues order by recipient_id"
-const allServices = "select * from services order by service_id"
+const (
+	allQueues   = "select * from msg_queues order by recipient_id"
+	allServices = "select * from services order by service_id"
+)
 
 // tables returns the rows of queues and services.
 func tables(t testing.TB, conn *pgx.Conn) string {

@@ -147,7 +147,7 @@ func (c *Cluster) ensure(ctx context.Context, progs programs, extra map[string]s
 		}
 		err = c.home.start(ctx, progs, extra)
 		if err == nil {
-			c.log.InfoContext(ctx, "started local PostgreSQL", slog.String("dir", c.home.dir))
+			c.log.DebugContext(ctx, "started local PostgreSQL", slog.String("dir", c.home.dir))
 			if server, err = c.running(ctx); err != nil || server != nil {
 				return server, err
 			}
@@ -249,7 +249,7 @@ func (c *Cluster) leave(ctx context.Context) error {
 	last, err := c.users.tryExclusive()
 	if err == nil && last {
 		if err = c.home.stop(ctx); err == nil {
-			c.log.InfoContext(ctx, "stopped local PostgreSQL", slog.String("dir", c.home.dir))
+			c.log.DebugContext(ctx, "stopped local PostgreSQL", slog.String("dir", c.home.dir))
 		}
 	}
 	return errors.Join(err, c.users.release())

@@ -178,7 +178,7 @@ func TestServerKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close(context.Background()) //nolint:errcheck // the server is killed
+	defer conn.Close(context.Background()) // the server is killed
 	if _, err := conn.Exec(t.Context(), "create table kept as select 'yes' as it"); err != nil {
 		t.Fatal(err)
 	}
@@ -230,8 +230,8 @@ func TestNumberOfDeadServerReused(t *testing.T) {
 	if err := cat.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer cat.Wait()    //nolint:errcheck // only there to be there
-	defer stdin.Close() //nolint:errcheck // only there to be there
+	defer cat.Wait()    // only there to be there
+	defer stdin.Close() // only there to be there
 
 	for _, text := range []string{
 		fmt.Sprintf("%d\n%s\n1700000000\n5432\n%s\n\n  1234567  12345\nready   \n", cat.Process.Pid, filepath.Dir(pidFile), filepath.Join(home, "run")),
@@ -460,7 +460,7 @@ func TestLog(t *testing.T) {
 	t.Parallel()
 	home := newHome(t)
 	var text strings.Builder
-	c := startOptions(t, pglocal.Options{Dir: home, Settings: fast, Log: slog.New(slog.NewTextHandler(&text, nil))})
+	c := startOptions(t, pglocal.Options{Dir: home, Settings: fast, Log: slog.New(slog.NewTextHandler(&text, &slog.HandlerOptions{Level: slog.LevelDebug}))})
 	leave(t, c)
 	var got []string
 	for line := range strings.Lines(text.String()) {

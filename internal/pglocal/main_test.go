@@ -151,7 +151,7 @@ func execute(t *testing.T, dsn, sql string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close(t.Context()) //nolint:errcheck // the statement counts
+	defer c.Close(t.Context()) // the statement counts
 	if _, err := c.Exec(t.Context(), sql); err != nil {
 		t.Fatalf("%s: %v", sql, err)
 	}
@@ -164,7 +164,7 @@ func query[T any](t *testing.T, dsn, sql string) T {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close(t.Context()) //nolint:errcheck // the query counts
+	defer c.Close(t.Context()) // the query counts
 	rows, err := c.Query(t.Context(), sql)
 	if err != nil {
 		t.Fatal(err)
@@ -344,7 +344,7 @@ func (h halt) wait(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	defer here.Close() //nolint:errcheck // only read
+	defer here.Close() // only read
 	if err := here.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Error(err)
 	}

@@ -105,7 +105,7 @@ func TestKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Close() //nolint:errcheck // only read
+	defer r.Close() // only read
 	child := exec.CommandContext(t.Context(), self, "-test.run=^TestKilled$")
 	child.Env = append(os.Environ(), childVariable+"=1", "SMPQ_TEST_DATABASE=")
 	child.ExtraFiles = []*os.File{w}

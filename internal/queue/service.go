@@ -2,6 +2,7 @@ package queue
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -124,12 +125,12 @@ func (c CertChain) AppendBinary(b []byte) ([]byte, error) {
 	if len(c) == 0 || len(c) > smp.MaxShort {
 		return b, fmt.Errorf("%w: %d certificates", ErrCertChain, len(c))
 	}
-	b = append(b, byte(len(c)))
+	b = append(b, byte(len(c))) //nolint:gosec // checked above
 	for _, cert := range c {
 		if len(cert) > smp.MaxLarge {
 			return b, fmt.Errorf("%w: a certificate of %d bytes", ErrCertChain, len(cert))
 		}
-		b = append(b, byte(len(cert)>>8), byte(len(cert)))
+		b = binary.BigEndian.AppendUint16(b, uint16(len(cert))) //nolint:gosec // checked above
 		b = append(b, cert...)
 	}
 	return b, nil
@@ -157,16 +158,10 @@ func ParseBinaryCertChain(in []byte) (CertChain, error) {
 // only one, or the second of a chain of two to four. It returns nil for other
 // chains.
 func (c CertChain) IdentityHash() []byte {
-	var identity []byte
-	switch len(c) {
-	case 1:
-		identity = c[0]
-	case 2, 3, 4:
-		identity = c[1]
-	default:
+	if len(c) == 0 || len(c) > 4 {
 		return nil
 	}
-	h := sha256.Sum256(identity)
+	h := sha256.Sum256(c[min(len(c)-1, 1)])
 	return h[:]
 }
 

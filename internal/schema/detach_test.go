@@ -90,7 +90,7 @@ func TestDetachedLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, table := range slices.Backward(tables) {
-		records := readFile(t, real, "database-mode-live", table+".csv")
+		records := readFile(t, served, "database-mode-live", table+".csv")
 		header, _, _ := strings.Cut(records, "\n")
 		if _, err := tx.Conn().PgConn().CopyFrom(t.Context(), strings.NewReader(records),
 			"copy "+dumped+"."+table+" ("+header+") from stdin (format csv, header, freeze)"); err != nil {

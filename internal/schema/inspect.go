@@ -285,7 +285,7 @@ func (s *State) explainNames() {
 	list := func(names ...string) string { return strings.Join(names, ", ") }
 	switch {
 	case len(known) == 0:
-		s.problem(ErrForeign, "belongs to another program: its migrations are %s", list(append(unknown, newer...)...))
+		s.problem(ErrForeign, "belongs to another program: its migrations are %s", list(slices.Concat(unknown, newer)...))
 	case len(missing) == 0 && len(unknown) == 0:
 		s.problem(ErrNewer, "has migrations newer than %s: %s; use a newer smpq, or let the router that made them take them back",
 			Newest, list(newer...))
@@ -294,7 +294,7 @@ func (s *State) explainNames() {
 		if len(missing) > 0 {
 			parts = append(parts, "without "+list(missing...))
 		}
-		if more := append(unknown, newer...); len(more) > 0 {
+		if more := slices.Concat(unknown, newer); len(more) > 0 {
 			parts = append(parts, "with the unknown "+list(more...))
 		}
 		s.problem(ErrHalfMigrated, "has migrations up to %s, %s: restore it from a backup, or repair it by hand",

@@ -66,7 +66,10 @@ const attempts = 3
 // nothing of it.
 //
 // While the lock is held, the session's application_name is "smpq " and the
-// purpose, which is what others are told.
+// purpose, which is what others are told. Where the server can (on Linux it does),
+// it also looks every second whether the client is still there, even in the
+// middle of a statement, so that the lock of a program that was killed does not
+// outlive it for long.
 func Lock(ctx context.Context, conn *pgx.Conn, schema, purpose string) (unlock func(context.Context) error, err error) {
 	if err := checkName(schema); err != nil {
 		return nil, err
@@ -74,14 +77,18 @@ func Lock(ctx context.Context, conn *pgx.Conn, schema, purpose string) (unlock f
 	key := lockKey(schema)
 	for range attempts {
 		var ok bool
-		var name string
-		err := conn.QueryRow(ctx, "select pg_try_advisory_lock($1, $2), current_setting('application_name')", int32(lockClass), key).Scan(&ok, &name)
+		var before session
+		err := conn.QueryRow(ctx, `
+			select pg_try_advisory_lock($1, $2),
+			       current_setting('application_name'), current_setting('client_connection_check_interval')`,
+			int32(lockClass), key,
+		).Scan(&ok, &before.name, &before.check)
 		if err != nil {
 			return nil, fmt.Errorf("lock schema %s: %w", Quote(schema), err)
 		}
 		if ok {
-			unlock := func(ctx context.Context) error { return unlockSession(ctx, conn, schema, name) }
-			if err := setApplication(ctx, conn, "smpq "+purpose); err != nil {
+			unlock := func(ctx context.Context) error { return unlockSession(ctx, conn, schema, before) }
+			if err := (session{name: "smpq " + purpose, check: "1s"}).set(ctx, conn); err != nil {
 				return nil, errors.Join(fmt.Errorf("lock schema %s: %w", Quote(schema), err), unlock(ctx))
 			}
 			return unlock, nil
@@ -106,8 +113,8 @@ func lockKey(schema string) int32 {
 	return int32(h.Sum32()) //nolint:gosec // all 32 bits are wanted, whatever their sign
 }
 
-// unlockSession gives the lock and the session's former name back.
-func unlockSession(ctx context.Context, conn *pgx.Conn, schema, name string) error {
+// unlockSession gives the lock and the session's former parameters back.
+func unlockSession(ctx context.Context, conn *pgx.Conn, schema string, before session) error {
 	var held bool
 	err := conn.QueryRow(ctx, "select pg_advisory_unlock($1, $2)", int32(lockClass), lockKey(schema)).Scan(&held)
 	if err != nil {
@@ -116,13 +123,27 @@ func unlockSession(ctx context.Context, conn *pgx.Conn, schema, name string) err
 	if !held {
 		return fmt.Errorf("unlock schema %s: the session did not hold the lock", Quote(schema))
 	}
-	return setApplication(ctx, conn, name)
+	return before.set(ctx, conn)
 }
 
-// setApplication names the session.
-func setApplication(ctx context.Context, conn *pgx.Conn, name string) error {
-	if _, err := conn.Exec(ctx, "select set_config('application_name', $1, false)", name); err != nil {
+// A session is the parameters that a session has while it holds the lock.
+type session struct {
+	name  string // application_name
+	check string // client_connection_check_interval
+}
+
+// set sets the parameters. In a transaction it leaves the check alone: a server
+// on a system that cannot check refuses it, and would end the transaction.
+func (s session) set(ctx context.Context, conn *pgx.Conn) error {
+	if _, err := conn.Exec(ctx, "select set_config('application_name', $1, false)", s.name); err != nil {
 		return fmt.Errorf("set application_name: %w", err)
+	}
+	if conn.PgConn().TxStatus() != 'I' {
+		return nil
+	}
+	_, err := conn.Exec(ctx, "select set_config('client_connection_check_interval', $1, false)", s.check)
+	if err != nil && code(err) != invalidParameter {
+		return fmt.Errorf("set client_connection_check_interval: %w", err)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package schema
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -51,25 +52,64 @@ func TestLock(t *testing.T) {
 	if name := one[string](t, c, "select current_setting('application_name')"); name != "mine" {
 		t.Errorf("the session is now called %q", name)
 	}
+	if check := one[string](t, c, "select current_setting('client_connection_check_interval')"); check != "0" {
+		t.Errorf("the session is now checked every %s", check)
+	}
 	lock(other, "x", "compact")()
 
 	// The lock ends with the session.
-	held := lock(c, "x", "import")
-	_ = held
+	lock(c, "x", "import")
 	pgtest.Exec(t, other, "select pg_terminate_backend($1, 10000)", c.PgConn().PID())
 	lock(other, "x", "compact")()
 
-	unlockTwice := lock(other, "x", "import")
-	unlockTwice()
-	key := lockKey("x")
-	if _, err := lockHolder(t.Context(), other, key); !errors.Is(err, pgx.ErrNoRows) {
+	lock(other, "x", "import")()
+	if _, err := lockHolder(t.Context(), other, lockKey("x")); !errors.Is(err, pgx.ErrNoRows) {
 		t.Errorf("still held: %v", err)
 	}
-	if err := unlockSession(t.Context(), other, "x", ""); err == nil || !strings.Contains(err.Error(), "did not hold the lock") {
+	if err := unlockSession(t.Context(), other, "x", session{}); err == nil || !strings.Contains(err.Error(), "did not hold the lock") {
 		t.Errorf("unlocked twice: error %v", err)
 	}
 	if _, err := Lock(t.Context(), other, "", "import"); err == nil {
 		t.Error("locked a schema without a name")
+	}
+}
+
+// TestLockOfTheDead takes over the lock of a program that died while the server
+// was at work for it.
+func TestLockOfTheDead(t *testing.T) {
+	dsn := pgtest.DSN(t)
+	c, other := pgtest.Conn(t, dsn), pgtest.Conn(t, dsn)
+	if _, err := Lock(t.Context(), c, "x", "import"); err != nil {
+		t.Fatal(err)
+	}
+	failed := make(chan error)
+	go func() {
+		_, err := c.Exec(context.WithoutCancel(t.Context()), "select pg_sleep(3600)")
+		failed <- err
+	}()
+	pid := c.PgConn().PID()
+	for !one[bool](t, other, "select exists (select from pg_stat_activity where pid = $1 and query = 'select pg_sleep(3600)')", pid) {
+		pgtest.Exec(t, other, "select pg_sleep(0.002)")
+	}
+	if err := c.PgConn().Conn().Close(); err != nil { // as the kernel does for the dead
+		t.Fatal(err)
+	}
+	if err := <-failed; err == nil {
+		t.Error("the statement succeeded")
+	}
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		unlock, err := Lock(t.Context(), other, "x", "compact")
+		if err == nil {
+			if err := unlock(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("still locked: %v", err)
+		}
+		pgtest.Exec(t, other, "select pg_sleep(0.05)")
 	}
 }
 

@@ -17,8 +17,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(pgtest.M{M: m}) }
 
-// real is the data that smp-server 6.5.5 made.
-const real = "../../testdata/smp-server-6.5.5/2-import"
+// served is the data that smp-server 6.5.5 made.
+const served = "../../testdata/smp-server-6.5.5/2-import"
 
 // dumped is the name of the schema in that data.
 const dumped = "smp_server"
@@ -43,7 +43,7 @@ func makeSchema(t testing.TB, c *pgx.Conn, schema string, v Version) {
 func loadDump(t testing.TB, c *pgx.Conn, folder string) {
 	t.Helper()
 	var sql strings.Builder
-	for line := range strings.Lines(readFile(t, real, "memory-1-raw", "schema.sql")) {
+	for line := range strings.Lines(readFile(t, served, "memory-1-raw", "schema.sql")) {
 		if !strings.HasPrefix(line, `\`) {
 			sql.WriteString(line)
 		}
@@ -51,11 +51,11 @@ func loadDump(t testing.TB, c *pgx.Conn, folder string) {
 	pgtest.Exec(t, c, sql.String())
 	pgtest.Exec(t, c, "reset all")
 	if folder == "" {
-		copyCSV(t, c, "migrations", real, "memory-1-raw", "migrations.csv")
+		copyCSV(t, c, "migrations", served, "memory-1-raw", "migrations.csv")
 		return
 	}
 	for _, table := range []string{"migrations", "services", "msg_queues", "messages"} {
-		copyCSV(t, c, table, real, folder, table+".csv")
+		copyCSV(t, c, table, served, folder, table+".csv")
 	}
 }
 

@@ -62,12 +62,17 @@ func (p Plan) SQL() string {
 // A Loss is data that reverting a migration deletes.
 type Loss struct {
 	Migration Version
-	What      string // "messages", for example
+	What      string // one of it: "message", for example
 	Rows      int64  // how many there are, at least 1
 }
 
 // String is, for example, "399 messages".
-func (l Loss) String() string { return fmt.Sprintf("%d %s", l.Rows, l.What) }
+func (l Loss) String() string {
+	if l.Rows == 1 {
+		return "1 " + l.What
+	}
+	return fmt.Sprintf("%d %ss", l.Rows, l.What)
+}
 
 // losses are the queries that count what reverting a migration deletes. %s is
 // the schema.
@@ -75,21 +80,21 @@ func losses(v Version) []struct{ what, count string } {
 	switch v {
 	case Initial:
 		return []struct{ what, count string }{
-			{"queues", "select count(*) from %s.msg_queues"},
+			{"queue", "select count(*) from %s.msg_queues"},
 		}
 	case ShortLinks:
 		return []struct{ what, count string }{
-			{"queues' link data", "select count(*) from %s.msg_queues where link_id is not null"},
-			{"queues' contact mode", "select count(*) from %s.msg_queues where queue_mode <> 'M'"},
+			{"link data record", "select count(*) from %s.msg_queues where link_id is not null"},
+			{"contact mode", "select count(*) from %s.msg_queues where queue_mode <> 'M'"},
 		}
 	case ServiceCerts:
 		return []struct{ what, count string }{
-			{"services", "select count(*) from %s.services"},
-			{"queues' associations with services", "select count(rcv_service_id) + count(ntf_service_id) from %s.msg_queues"},
+			{"service", "select count(*) from %s.services"},
+			{"service association", "select count(rcv_service_id) + count(ntf_service_id) from %s.msg_queues"},
 		}
 	case StoreMessages:
 		return []struct{ what, count string }{
-			{"messages", "select count(*) from %s.messages"},
+			{"message", "select count(*) from %s.messages"},
 		}
 	case None, UpdatedIndex, QueueIDsHash:
 	}
@@ -127,7 +132,8 @@ func NewPlan(ctx context.Context, q Querier, schema string, to Version, o Option
 	if err := d.walk(to); err != nil {
 		return p, fmt.Errorf("plan migration of schema %s: %w", Quote(schema), err)
 	}
-	return p, p.countLosses(ctx, q)
+	p.Losses, err = countLosses(ctx, q, schema, p.Steps)
+	return p, err
 }
 
 // checkOwner refuses a schema with objects that the database user may not alter.
@@ -161,28 +167,29 @@ func checkOwner(ctx context.Context, q Querier, schema string) error {
 	return nil
 }
 
-// countLosses finds out what the steps delete, and whether they can be done.
-func (p *Plan) countLosses(ctx context.Context, q Querier) error {
-	for _, s := range p.Steps {
+// countLosses finds out what steps delete, and whether they can be done.
+func countLosses(ctx context.Context, q Querier, schema string, steps []Step) ([]Loss, error) {
+	var found []Loss
+	for _, s := range steps {
 		if !s.Down {
 			continue
 		}
 		for _, l := range losses(s.Migration) {
 			var n int64
-			if err := q.QueryRow(ctx, fmt.Sprintf(l.count, Quote(p.Schema))).Scan(&n); err != nil {
-				return fmt.Errorf("count %s: %w", l.what, err)
+			if err := q.QueryRow(ctx, fmt.Sprintf(l.count, Quote(schema))).Scan(&n); err != nil {
+				return nil, fmt.Errorf("count %ss: %w", l.what, err)
 			}
 			if n > 0 {
-				p.Losses = append(p.Losses, Loss{Migration: s.Migration, What: l.what, Rows: n})
+				found = append(found, Loss{Migration: s.Migration, What: l.what, Rows: n})
 			}
 		}
 		if s.Migration == ShortLinks {
-			if err := checkKeys(ctx, q, p.Schema); err != nil {
-				return err
+			if err := checkKeys(ctx, q, schema); err != nil {
+				return nil, err
 			}
 		}
 	}
-	return nil
+	return found, nil
 }
 
 // checkKeys refuses queues that do not have exactly one recipient key: the
@@ -364,6 +371,7 @@ const (
 	lockNotAvailable = "55P03"
 	duplicateSchema  = "42P06"
 	uniqueViolation  = "23505"
+	invalidParameter = "22023"
 )
 
 // code is the SQLSTATE of an error, empty if it has none.

@@ -49,7 +49,7 @@ func TestStructureOfServer(t *testing.T) {
 	makeSchema(t, c, dumped, StoreMessages)
 	ours := mustDescribe(t, c, dumped)
 
-	want := withoutBodies(readFile(t, real, "memory-1-raw", "schema.sql"))
+	want := withoutBodies(readFile(t, served, "memory-1-raw", "schema.sql"))
 	got := withoutBodies(pgDump(t, dsn, dumped))
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("dumps (-smp-server +smpq):\n%s", diff)
@@ -65,7 +65,7 @@ func TestStructureOfServer(t *testing.T) {
 // pgDump returns the definitions of a schema's objects.
 func pgDump(t *testing.T, dsn, schema string) string {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), filepath.Join(pgtest.BinDir(t), "pg_dump"), //nolint:gosec // the test server's own program
+	out, err := exec.CommandContext(t.Context(), filepath.Join(pgtest.BinDir(t), "pg_dump"),
 		"--schema-only", "--no-owner", "--schema="+Quote(schema), "--dbname="+dsn).CombinedOutput()
 	if err != nil {
 		t.Fatalf("pg_dump: %v\n%s", err, out)

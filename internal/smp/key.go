@@ -74,7 +74,7 @@ func ParseAuthKey(der []byte) (PublicKey, error) {
 func (k PublicKey) Algorithm() Algorithm {
 	for i, f := range keyForms {
 		if len(k.der) == len(f.prefix)+f.size && strings.HasPrefix(k.der, f.prefix) {
-			return Algorithm(i + 1) //nolint:gosec // i is below len(keyForms)
+			return Algorithm(i + 1)
 		}
 	}
 	return 0

@@ -193,12 +193,12 @@ func (r *TextReader) Int64() int64 {
 		r.Fail(start, "expected a number")
 		return 0
 	case negative && n <= 1<<63:
-		return -int64(n) //nolint:gosec // -(1<<63) wraps to itself
+		return -int64(n) // 1<<63 becomes itself
 	case n > math.MaxInt64:
 		r.Fail(start, "number out of range")
 		return 0
 	}
-	return int64(n) //nolint:gosec // checked above
+	return int64(n)
 }
 
 // Peek reports whether the input goes on with c.

@@ -57,4 +57,3 @@ func ChecksumOfServices(services []queue.Service) (Checksum, error) {
 	}
 	return w.sum, nil
 }
-

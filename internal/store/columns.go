@@ -183,7 +183,7 @@ func (w *rowWriter[T]) append(b []byte, r *T) []byte {
 			w.scratch = make([]byte, 0, maxScratch)
 		}
 	}
-	w.sum.add(w.row)
+	w.sum = w.sum.with(w.row)
 	return append(b, '\n')
 }
 
@@ -200,12 +200,14 @@ type Checksum struct {
 	Hash [sha256.Size]byte
 }
 
-func (c *Checksum) add(row []byte) {
+// with returns the checksum of the rows of c and one more.
+func (c Checksum) with(row []byte) Checksum {
 	h := sha256.Sum256(row)
 	for i := range h {
 		c.Hash[i] ^= h[i]
 	}
 	c.Rows++
+	return c
 }
 
 // String returns the number of rows and the first 16 digits of the hash.

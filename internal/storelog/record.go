@@ -188,13 +188,17 @@ func read(r *smp.TextReader) Record {
 		return nil
 	}
 	r.Space()
-	switch k {
-	case kindCreate:
+	if k == kindCreate {
 		return &Create{Record: queue.ReadRecord(r)}
-	case kindNewService:
+	}
+	if k == kindNewService {
 		return &NewService{Service: queue.ReadService(r)}
 	}
-	id := queue.RecipientID{EntityID: r.ID()}
+	return readChange(r, k, queue.RecipientID{EntityID: r.ID()})
+}
+
+// readChange reads what follows the id in a record about a queue.
+func readChange(r *smp.TextReader, k kind, id queue.RecipientID) Record {
 	switch k {
 	case kindLink:
 		rec := &Link{ID: id}
@@ -237,8 +241,9 @@ func read(r *smp.TextReader) Record {
 			rec.Service = queue.ServiceID{EntityID: r.ID()}
 		}
 		return rec
+	case kindCreate, kindNewService:
 	}
-	panic("storelog: a tag without a reader")
+	panic("storelog: a record without a reader")
 }
 
 func readParty(r *smp.TextReader) queue.Party {
@@ -255,7 +260,7 @@ func readParty(r *smp.TextReader) queue.Party {
 func kindByTag(word []byte) (kind, bool) {
 	for k, tag := range tags {
 		if string(word) == tag {
-			return kind(k), true //nolint:gosec // below len(tags)
+			return kind(k), true
 		}
 	}
 	return 0, false

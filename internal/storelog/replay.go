@@ -229,7 +229,8 @@ func (s *State) load(parent context.Context, r io.Reader, claims *extsort.Sorter
 
 	err := s.gather(parsed, free)
 	cancel()
-	for range parsed { //nolint:revive // let the workers go on to their end
+	for range parsed {
+		continue // let the workers go on to their end
 	}
 	wg.Wait()
 	return cmp.Or(parent.Err(), err, readErr, closeErr)
@@ -357,8 +358,7 @@ func parseLine(l Line) (Record, *Problem) {
 	}
 	rec, err := Parse(l.Text)
 	if err != nil {
-		var syntax *smp.SyntaxError
-		if errors.As(err, &syntax) {
+		if syntax, ok := errors.AsType[*smp.SyntaxError](err); ok {
 			pr.Column, pr.Reason = syntax.Offset+1, syntax.Reason
 		} else {
 			pr.Reason = err.Error()

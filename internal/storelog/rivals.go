@@ -44,6 +44,7 @@ func forClaims(rec Record, f func(claim) error) error {
 		return f(claim{'l', r.Link.ID.EntityID})
 	case *AddNotifier:
 		return f(claim{'n', r.Notifier.ID.EntityID})
+	case *DeleteLink, *Secure, *Keys, *DeleteNotifier, *Suspend, *Block, *Unblock, *Touch, *Delete, *NewService, *SetService:
 	}
 	return nil
 }
@@ -108,7 +109,6 @@ type rivalRecord struct {
 	notifier         queue.NotifierID
 	link             queue.LinkID
 	fixed            uint64 // hash of the fixed data of the link
-	refused          string
 	linkSet, wantNtf bool
 }
 
@@ -142,6 +142,7 @@ func (s *State) replayRivals(ctx context.Context, r *rivals) error {
 			rr.setLink(&rec.Link, s.seed)
 		case *AddNotifier:
 			rr.setNotifier(rec.Notifier)
+		case *DeleteLink, *Secure, *Keys, *DeleteNotifier, *Suspend, *Block, *Unblock, *Touch, *Delete, *NewService, *SetService:
 		}
 		recs = append(recs, rr)
 	}
@@ -223,6 +224,7 @@ func (m *rivalModel) apply(r *rivalRecord) string {
 		q.deleted = true
 		delete(m.senders, q.sender)
 		delete(m.notifiers, q.notifier)
+	case kindCreate, kindSecure, kindKeys, kindSuspend, kindBlock, kindUnblock, kindTouch, kindNewService, kindSetService:
 	}
 	return ""
 }
