@@ -1,17 +1,28 @@
-// Command import measures an import of a store log against the least that the
-// same rows can cost: psql's \copy of ready-made CSV into a table without
-// indexes, and the building of the indexes. Both run in turn on one private
-// server. It needs bin/smpq.
+// Command import compares "smpq import storelog" with what PostgreSQL's own
+// client needs to bring the same rows into the database: psql's \copy of a CSV
+// file into tables without indexes, and then the indexes, keys and constraints
+// of the schema.
+//
+// All runs take place on one private server, in turns. The log is synthetic; the
+// CSV files have the rows that smpq made of it, in the same order, and are
+// rendered before anything is measured. psql copies twice: once as an operator
+// would, into tables that are there, and once with all that helps PostgreSQL, in
+// one transaction with TRUNCATE, which saves the write-ahead log, and with FREEZE.
+//
+// For psql the clock does not count what smpq does beside: parsing and replaying
+// the log, making the schema, ANALYZE, and comparing every value afterwards.
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
-	"log"
+	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -22,165 +33,247 @@ import (
 
 	"github.com/smpq/smpq/internal/gen"
 	"github.com/smpq/smpq/internal/pglocal"
+	"github.com/smpq/smpq/internal/schema"
 )
 
 func main() {
-	var b bench
-	flag.Int64Var(&b.queues, "queues", 1_000_000, "queues that the log creates")
-	flag.IntVar(&b.linkBytes, "link-bytes", gen.RealLinkBytes, "size of the data of a link")
-	flag.IntVar(&b.rounds, "rounds", 3, "measurements of each")
-	flag.StringVar(&b.smpq, "smpq", "bin/smpq", "the program to measure")
-	temp := flag.String("temp-dir", "/var/tmp", "where to put logs and database: several times the size of the log")
-	flag.Parse()
-	if err := b.run(context.Background(), *temp); err != nil {
-		log.Fatal(err)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench/import:", err)
+		os.Exit(1) //nolint:forbidigo // this is main
 	}
 }
 
-type bench struct {
-	queues    int64
-	linkBytes int
-	rounds    int
-	smpq      string
+func run(ctx context.Context) (err error) {
+	var b benchmark
+	flag.Int64Var(&b.log.Queues, "queues", 100_000, "number of queues in the log")
+	flag.IntVar(&b.log.LinkBytes, "link-bytes", gen.RealLinkBytes, "bytes of data of each link")
+	flag.IntVar(&b.runs, "runs", 3, "number of runs of each kind")
+	flag.StringVar(&b.smpq, "smpq", "bin/smpq", "the program to measure")
+	within := flag.String("dir", "/var/tmp", "folder for the data, which is removed afterwards")
+	flag.Parse()
 
-	dir    string
-	server *pglocal.Cluster
-	conn   *pgx.Conn
-}
-
-// columns are those that an import fills, in the order of COPY.
-const columns = "recipient_id, recipient_keys, rcv_dh_secret, sender_id, sender_key, queue_mode, notifier_id, notifier_key, " +
-	"rcv_ntf_dh_secret, ntf_service_id, status, updated_at, link_id, rcv_service_id, fixed_data, user_data"
-
-func (b *bench) run(ctx context.Context, temp string) (err error) {
-	if b.dir, err = os.MkdirTemp(temp, "smpq-bench-"); err != nil {
+	if b.dir, err = os.MkdirTemp(*within, "smpq-bench-"); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(b.dir)) }()
-	if err := os.Chmod(b.dir, 0o755); err != nil { //nolint:gosec // the server may run as another user
+	// The server does not run as root.
+	if err := os.Chmod(b.dir, 0o755); err != nil { //nolint:gosec // nothing in it is secret
 		return err
 	}
-	if b.server, err = pglocal.Start(ctx, pglocal.Options{Dir: filepath.Join(b.dir, "postgres")}); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, b.server.Close(ctx)) }()
-	if b.conn, err = pgx.Connect(ctx, b.server.DSN("")); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, b.conn.Close(ctx)) }()
-
-	stats, err := b.writeLog()
+	server, err := pglocal.Start(ctx, pglocal.Options{Dir: filepath.Join(b.dir, "postgres")})
 	if err != nil {
 		return err
 	}
-	fmt.Printf("log: %d lines, %d MiB, %d queues at its end\n", stats.Lines, stats.Bytes>>20, stats.Queues)
+	defer func() { err = errors.Join(err, server.Close(context.WithoutCancel(ctx))) }()
+	b.dsn, b.psql = server.DSN(""), filepath.Join(server.BinDir(), "psql")
+	if b.conn, err = pgx.Connect(ctx, b.dsn); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.conn.Close(context.WithoutCancel(ctx))) }()
+	if err := b.prepare(ctx); err != nil {
+		return err
+	}
+	for range b.runs {
+		if err := b.measure(ctx); err != nil {
+			return err
+		}
+	}
+	return b.report(os.Stdout)
+}
 
-	// The first import warms up, and its rows are those for psql.
-	if _, _, err := b.measureImport(ctx); err != nil {
-		return err
-	}
-	if _, err := b.psql(ctx, "\\copy (select "+columns+" from smp_server.msg_queues order by recipient_id) to '"+b.file("rows.csv")+"' csv"); err != nil {
-		return err
-	}
-	indexes, err := b.indexes(ctx)
+// A benchmark is one comparison.
+type benchmark struct {
+	log  gen.Options
+	runs int
+	smpq string
+	dir  string
+	psql string
+	dsn  string
+	conn *pgx.Conn
+
+	logBytes, csvBytes, rows int64
+	copied, frozen, imported []outcome
+}
+
+// An outcome is what one run took.
+type outcome struct {
+	load    time.Duration // COPY, or all of the import
+	indexes time.Duration // psql only
+	memory  int64         // the program's peak, in bytes
+}
+
+func (o outcome) total() time.Duration { return o.load + o.indexes }
+
+func (b *benchmark) file(name string) string { return filepath.Join(b.dir, name) }
+
+// prepare makes the log and, from the rows that smpq makes of it, the CSV files.
+func (b *benchmark) prepare(ctx context.Context) error {
+	log, err := os.Create(b.file("store.log"))
 	if err != nil {
 		return err
 	}
-	var ratios []float64
-	for range b.rounds {
-		least, err := b.measureCopy(ctx, indexes)
+	stats, err := gen.Write(log, b.log)
+	if err = errors.Join(err, log.Close()); err != nil {
+		return err
+	}
+	b.logBytes = stats.Bytes
+	if _, err := b.importLog(ctx, "rows"); err != nil {
+		return err
+	}
+	for _, table := range tables {
+		name := b.file(table.name + ".csv")
+		if err := b.runPsql(ctx, fmt.Sprintf(`\copy rows.%s (%s) to '%s' (format csv)`, table.name, table.columns, name)); err != nil {
+			return err
+		}
+		info, err := os.Stat(name)
 		if err != nil {
 			return err
 		}
-		took, memory, err := b.measureImport(ctx)
+		b.csvBytes += info.Size()
+	}
+	if err := b.conn.QueryRow(ctx, "select count(*) from rows.msg_queues").Scan(&b.rows); err != nil {
+		return err
+	}
+	return b.drop(ctx, "rows")
+}
+
+// tables are the tables with their columns that come from the log.
+var tables = []struct{ name, columns string }{
+	{"services", "service_id, service_role, service_cert, service_cert_hash, created_at, queue_count, queue_ids_hash"},
+	{"msg_queues", "recipient_id, recipient_keys, rcv_dh_secret, sender_id, sender_key, queue_mode, notifier_id, notifier_key, " +
+		"rcv_ntf_dh_secret, ntf_service_id, status, updated_at, link_id, rcv_service_id, fixed_data, user_data"},
+}
+
+// measure makes one run of each kind, each from the same start.
+func (b *benchmark) measure(ctx context.Context) error {
+	for _, kind := range []struct {
+		run func(ctx context.Context, name string) (outcome, error)
+		to  *[]outcome
+	}{
+		{b.copyPlain, &b.copied},
+		{b.importLog, &b.imported},
+		{b.copyFrozen, &b.frozen},
+		{b.importLog, &b.imported},
+	} {
+		const name = "bench"
+		o, err := kind.run(ctx, name)
 		if err != nil {
 			return err
 		}
-		ratio := took.Seconds() / least.Seconds()
-		ratios = append(ratios, ratio)
-		fmt.Printf("psql %6.2f s   smpq %6.2f s   ratio %.2f   peak memory of smpq %d MiB\n", least.Seconds(), took.Seconds(), ratio, memory>>20)
-	}
-	slices.Sort(ratios)
-	fmt.Printf("median ratio %.2f\n", ratios[len(ratios)/2])
-	return nil
-}
-
-func (b *bench) file(name string) string { return filepath.Join(b.dir, name) }
-
-func (b *bench) writeLog() (stats gen.Stats, err error) {
-	f, err := os.Create(b.file("store.log"))
-	if err != nil {
-		return stats, err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	return gen.Write(f, gen.Options{Queues: b.queues, LinkBytes: b.linkBytes})
-}
-
-// indexes returns statements for the indexes of the queues, on a table in
-// schema plain.
-func (b *bench) indexes(ctx context.Context) ([]string, error) {
-	rows, err := b.conn.Query(ctx, "select indexdef from pg_indexes where schemaname = 'smp_server' and tablename = 'msg_queues'")
-	if err != nil {
-		return nil, err
-	}
-	list, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	for i := range list {
-		list[i] = strings.Replace(list[i], " ON smp_server.", " ON plain.", 1)
-	}
-	return list, err
-}
-
-// measureCopy measures \copy and the building of the indexes, in one session of
-// psql.
-func (b *bench) measureCopy(ctx context.Context, indexes []string) (time.Duration, error) {
-	err := b.prepare(ctx, "drop schema if exists plain cascade", "create schema plain",
-		"create table plain.msg_queues (like smp_server.msg_queues including defaults)")
-	if err != nil {
-		return 0, err
-	}
-	return b.psql(ctx, append([]string{"\\copy plain.msg_queues (" + columns + ") from '" + b.file("rows.csv") + "' csv"}, indexes...)...)
-}
-
-// measureImport measures an import into a new schema, and its memory.
-func (b *bench) measureImport(ctx context.Context) (took time.Duration, memory int64, err error) {
-	if err := b.prepare(ctx, "drop schema if exists smp_server cascade"); err != nil {
-		return 0, 0, err
-	}
-	cmd := exec.CommandContext(ctx, b.smpq, "import", "storelog", b.file("store.log"), "--dsn", b.server.DSN(""), "--temp-dir", b.dir, "--quiet") //nolint:gosec // the program to measure
-	took, err = measure(cmd)
-	if err != nil {
-		return 0, 0, err
-	}
-	usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage)
-	if !ok {
-		return 0, 0, errors.New("the system does not tell the memory of a process")
-	}
-	return took, usage.Maxrss << 10, nil // KiB on Linux
-}
-
-// prepare makes both measurements start alike: with nothing left to write.
-func (b *bench) prepare(ctx context.Context, statements ...string) error {
-	for _, sql := range append(statements, "checkpoint") {
-		if _, err := b.conn.Exec(ctx, sql); err != nil {
-			return fmt.Errorf("%s: %w", sql, err)
+		*kind.to = append(*kind.to, o)
+		if err := b.drop(ctx, name); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-func (b *bench) psql(ctx context.Context, commands ...string) (time.Duration, error) {
-	args := []string{b.server.DSN(""), "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"}
-	for _, c := range commands {
-		args = append(args, "--command", c)
+// drop removes a schema and leaves nothing for the server to do.
+func (b *benchmark) drop(ctx context.Context, name string) error {
+	if _, err := b.conn.Exec(ctx, "drop schema "+schema.Quote(name)+" cascade"); err != nil {
+		return err
 	}
-	return measure(exec.CommandContext(ctx, filepath.Join(b.server.BinDir(), "psql"), args...)) //nolint:gosec // the server's own program
+	_, err := b.conn.Exec(ctx, "checkpoint")
+	return err
 }
 
-func measure(cmd *exec.Cmd) (time.Duration, error) {
+// importLog runs smpq.
+func (b *benchmark) importLog(ctx context.Context, name string) (outcome, error) {
+	cmd := exec.CommandContext(ctx, b.smpq, "import", "storelog", b.file("store.log"), "--dsn", b.dsn, "--schema", name, "--temp-dir", b.dir, "--quiet") //nolint:gosec // the program to measure
+	cmd.Stderr = os.Stderr
 	start := time.Now()
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return 0, fmt.Errorf("%s: %w\n%s", filepath.Base(cmd.Path), err, out)
+	if err := cmd.Run(); err != nil {
+		return outcome{}, fmt.Errorf("%s: %w", cmd, err)
 	}
-	return time.Since(start), nil
+	o := outcome{load: time.Since(start)}
+	if usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
+		o.memory = usage.Maxrss << 10 // it is in KiB
+	}
+	return o, nil
 }
+
+// copyPlain copies the files into tables that are there.
+func (b *benchmark) copyPlain(ctx context.Context, name string) (outcome, error) {
+	return b.copyFiles(ctx, name, "", "format csv")
+}
+
+// copyFrozen copies the files in the transaction that has emptied the tables.
+func (b *benchmark) copyFrozen(ctx context.Context, name string) (outcome, error) {
+	return b.copyFiles(ctx, name, "truncate "+name+".msg_queues, "+name+".services, "+name+".messages;\n", "format csv, freeze")
+}
+
+func (b *benchmark) copyFiles(ctx context.Context, name, before, options string) (o outcome, err error) {
+	if _, err := schema.Migrate(ctx, b.conn, name, schema.Newest, schema.Options{}); err != nil {
+		return o, err
+	}
+	var detached *schema.Detached
+	err = pgx.BeginFunc(ctx, b.conn, func(tx pgx.Tx) (err error) {
+		detached, err = schema.Detach(ctx, tx, name, "msg_queues", "services")
+		return err
+	})
+	if err != nil {
+		return o, err
+	}
+	var script strings.Builder
+	script.WriteString(before)
+	for _, table := range tables {
+		fmt.Fprintf(&script, "\\copy %s.%s (%s) from '%s' (%s)\n", name, table.name, table.columns, b.file(table.name+".csv"), options)
+	}
+	start := time.Now()
+	if err := b.runPsql(ctx, script.String()); err != nil {
+		return o, err
+	}
+	o.load = time.Since(start)
+	start = time.Now()
+	err = pgx.BeginFunc(ctx, b.conn, func(tx pgx.Tx) error { return detached.Restore(ctx, tx, nil) })
+	o.indexes = time.Since(start)
+	return o, err
+}
+
+// runPsql executes a script in one transaction.
+func (b *benchmark) runPsql(ctx context.Context, script string) error {
+	cmd := exec.CommandContext(ctx, b.psql, "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--single-transaction", "--file=-", b.dsn) //nolint:gosec // the server's own
+	cmd.Stdin, cmd.Stderr = strings.NewReader(script), os.Stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("psql: %w", err)
+	}
+	return nil
+}
+
+// report prints the medians.
+func (b *benchmark) report(w io.Writer) error {
+	var text strings.Builder
+	fmt.Fprintf(&text, "%d queues: log of %s; %d rows, as CSV %s; %d runs, medians\n\n",
+		b.log.Queues, mib(b.logBytes), b.rows, mib(b.csvBytes), b.runs)
+	const row = "%-20s %10s %10s %10s %12s %12s\n"
+	fmt.Fprintf(&text, row, "", "copy", "indexes", "total", "smpq takes", "peak memory")
+	smpq := median(b.imported)
+	for _, k := range []struct {
+		name string
+		runs []outcome
+	}{
+		{`psql \copy`, b.copied},
+		{`psql \copy, frozen`, b.frozen},
+	} {
+		o := median(k.runs)
+		fmt.Fprintf(&text, row, k.name, seconds(o.load), seconds(o.indexes), seconds(o.total()),
+			fmt.Sprintf("%.2f times", smpq.total().Seconds()/o.total().Seconds()), "")
+	}
+	peak := slices.MaxFunc(b.imported, func(x, y outcome) int { return cmp.Compare(x.memory, y.memory) }).memory
+	fmt.Fprintf(&text, row, "smpq import storelog", "", "", seconds(smpq.total()), "", mib(peak))
+	_, err := io.WriteString(w, text.String())
+	return err
+}
+
+// median returns the run in the middle.
+func median(runs []outcome) outcome {
+	sorted := slices.SortedFunc(slices.Values(runs), func(x, y outcome) int { return cmp.Compare(x.total(), y.total()) })
+	return sorted[len(sorted)/2]
+}
+
+func seconds(d time.Duration) string { return fmt.Sprintf("%.2f s", d.Seconds()) }
+
+func mib(n int64) string { return fmt.Sprintf("%.0f MiB", float64(n)/(1<<20)) }

@@ -230,8 +230,8 @@ func TestNumberOfDeadServerReused(t *testing.T) {
 	if err := cat.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer cat.Wait()    // only there to be there
-	defer stdin.Close() // only there to be there
+	defer func() { _ = cat.Wait() }() // it is only there to be there
+	defer stdin.Close()
 
 	for _, text := range []string{
 		fmt.Sprintf("%d\n%s\n1700000000\n5432\n%s\n\n  1234567  12345\nready   \n", cat.Process.Pid, filepath.Dir(pidFile), filepath.Join(home, "run")),
