@@ -20,7 +20,8 @@ type Config struct {
 }
 
 // Connect opens a connection. Its search_path is the schema alone: functions and
-// triggers that smp-server made name tables without their schema.
+// triggers that smp-server made name tables without their schema. Time limits
+// that the server has for a router's statements do not hold for it.
 func Connect(ctx context.Context, c Config) (*pgx.Conn, error) {
 	cfg, err := pgx.ParseConfig(c.DSN)
 	if err != nil {
@@ -30,12 +31,20 @@ func Connect(ctx context.Context, c Config) (*pgx.Conn, error) {
 		}
 		return nil, errors.New("connection string: not understood")
 	}
-	cfg.RuntimeParams["search_path"] = schema.Quote(c.Schema)
-	cfg.RuntimeParams["client_min_messages"] = "warning"
 	cfg.RuntimeParams["application_name"] = c.Application
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the database: %w", err)
+	}
+	// Not among the parameters of the start: poolers refuse those that they do
+	// not know.
+	_, err = conn.Exec(ctx, `
+		select set_config('search_path', $1, false),
+		       set_config('client_min_messages', 'warning', false),
+		       set_config('statement_timeout', '0', false),
+		       set_config('idle_in_transaction_session_timeout', '0', false)`, schema.Quote(c.Schema))
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("set up the database session: %w", err), conn.Close(context.WithoutCancel(ctx)))
 	}
 	return conn, nil
 }
