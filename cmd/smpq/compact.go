@@ -34,13 +34,13 @@ func newCompact(console *cli.Console) *cobra.Command {
 		Long: `Remove queues that were deleted long ago from the database, with their messages.
 
 A router only marks a queue as deleted. This command removes the rows for good
-when the deleted TTL has passed since the day of the delete. Live queues are never
-touched.
+when the deleted TTL has passed since the day of the delete. Live queues are
+never touched.
 
-Queues go in batches, each in a short transaction of its own, and no lock is held
-that a running router waits for. An interrupt ends the command after the batch;
-the next run goes on where it ended. The room in the tables can be used again
-after --vacuum, or when autovacuum comes by.
+Queues go in batches, each in a short transaction of its own, and no lock is
+held that a running router waits for. An interrupt ends the command after the
+batch; the next run goes on. The room in the tables can be used again after
+--vacuum, or when autovacuum comes by.
 
 A store log is compacted by "smpq compact storelog".`,
 		Example: `  smpq compact --dry-run
@@ -144,20 +144,20 @@ func newCompactStoreLog(console *cli.Console) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "storelog FILE",
 		Short: "Compact a store log, keeping the original",
-		Long: `Compact a store log as smp-server does at its start: what was deleted or replaced
-goes, and each live queue is one line. The original stays beside it, under the
-name that smp-server gives to it: FILE, a dot and the time; smp-server removes
-such files after three weeks.
+		Long: `Compact a store log as smp-server does at its start: what was deleted or
+replaced goes, and each live queue is one line. The original stays beside it,
+under the name that smp-server gives to it: FILE, a dot and the time;
+smp-server removes such files after three weeks.
 
-The router must be stopped. A log that a process has open for writing is refused.
-Whenever this command ends early, FILE is as it was.
+The router must be stopped. A log that a process has open for writing is
+refused. Whenever this command ends early, FILE is as it was.
 
 The first line that cannot be read or applied stops the compaction. With
 --max-rejects some are left out, and --rejects keeps them; the exit status is
 then 3. "smpq inspect log FILE" lists all that is wrong with a log.`,
 		Example: `  smpq compact storelog /var/opt/simplex/smp-server-store.log
   smpq compact storelog smp-server-store.log --dry-run
-  smpq compact storelog smp-server-store.log --max-rejects 10 --rejects bad-lines`,
+  smpq compact storelog smp-server-store.log --max-rejects 10 --rejects bad`,
 		Args: cobra.ExactArgs(1),
 	}
 	out := cli.AddOutputFlag(cmd)

@@ -25,8 +25,8 @@ func newMigrateStatus(console *cli.Console) *cobra.Command {
 		Use:   "status",
 		Short: "Show the version of the schema and which releases accept it",
 		Long: `Show the version of the schema, the releases of smp-server that accept it, and
-what is wrong with it. The tables are compared with what the version should have.
-Nothing is changed. The exit status is 1 if the schema cannot be used.`,
+what is wrong with it. The tables are compared with what the version should
+have. Nothing is changed. The exit status is 1 if the schema cannot be used.`,
 		Example: `  smpq migrate status
   smpq migrate status --config /etc/opt/simplex/smp-server.ini -o json`,
 		Args: cobra.NoArgs,
@@ -164,8 +164,8 @@ func newMigrateTo(console *cli.Console) *cobra.Command {
 		Use:   "to VERSION|RELEASE",
 		Short: "Bring the schema to a version, up or down",
 		Long: `Bring the schema to a version, up or down. The version is named by its last
-migration (20250903_store_messages, 20250903 or store_messages) or by a release of
-smp-server that accepts it (smp-server-6.5). A schema that does not exist is
+migration (20250903_store_messages, 20250903 or store_messages) or by a release
+of smp-server that accepts it (smp-server-6.5). A schema that does not exist is
 created.
 ` + migrateText,
 		Example: `  smpq migrate to smp-server-6.5

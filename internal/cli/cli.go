@@ -11,7 +11,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"os"
 	"os/signal"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -22,11 +26,20 @@ import (
 // cancelled.
 var ErrInterrupted = errors.New("interrupted")
 
-// Interruptible returns a context that SIGINT or SIGTERM cancels, with
-// [ErrInterrupted] as the cause. A second signal ends the process at once. The
-// caller must call stop, which releases the signals and cancels the context.
+// Interruptible returns a context that SIGINT, SIGTERM or SIGHUP (the terminal is
+// gone) cancels, with [ErrInterrupted] as the cause. A second signal ends the
+// process at once. The caller must call stop, which releases the signals and
+// cancels the context.
+//
+// Signals that the process was started to ignore stay ignored: SIGHUP by nohup,
+// SIGINT by a shell that runs it in the background.
 func Interruptible(parent context.Context) (ctx context.Context, stop func()) {
-	signalled, release := signal.NotifyContext(parent, syscall.SIGINT, syscall.SIGTERM)
+	signals := []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP}
+	signals = slices.DeleteFunc(signals, signal.Ignored)
+	if len(signals) == 0 {
+		signals = []os.Signal{syscall.SIGTERM} // none would mean all
+	}
+	signalled, release := signal.NotifyContext(parent, signals...)
 	ctx, cancel := context.WithCancelCause(parent)
 	forward := context.AfterFunc(signalled, func() {
 		release() // from here on signals do what they do by default
@@ -42,7 +55,14 @@ func Interruptible(parent context.Context) (ctx context.Context, stop func()) {
 // Execute runs the command that root's arguments choose, prints its error, and
 // returns the exit status for the process. What cobra refuses before a command
 // starts is wrong usage.
+//
+// Meanwhile SIGPIPE does not end the process: the write fails, so that a command
+// whose reader has left can clean up.
 func Execute(ctx context.Context, root *cobra.Command) int {
+	brokenPipes := make(chan os.Signal, 1)
+	signal.Notify(brokenPipes, syscall.SIGPIPE)
+	defer signal.Stop(brokenPipes)
+
 	prepare(root)
 	started := false
 	markStart(root, &started)
@@ -51,15 +71,34 @@ func Execute(ctx context.Context, root *cobra.Command) int {
 		return ExitOK
 	}
 	if !started {
-		err = WithCode(ExitUsage, err)
+		err = WithCode(ExitUsage, usageError{err})
 	}
 	code := ExitCode(err)
-	if errors.Is(context.Cause(ctx), ErrInterrupted) {
-		code = ExitInterrupted
-		err = fmt.Errorf("%w: %w", ErrInterrupted, err)
+	switch {
+	case errors.Is(context.Cause(ctx), ErrInterrupted):
+		code, err = ExitInterrupted, interrupted(err)
+	case code == ExitPipe:
+		return code // nobody wants to know
 	}
 	report(root.ErrOrStderr(), cmd, code, err)
 	return code
+}
+
+// interrupted returns an error that says what an interrupt ended. That a context
+// was cancelled, or a connection closed, is how it was done, and nothing new.
+func interrupted(err error) error {
+	text := err.Error()
+	for _, how := range []error{ErrInterrupted, context.Canceled} {
+		text = strings.TrimSuffix(text, how.Error())
+	}
+	if closed, ok := errors.AsType[*net.OpError](err); ok {
+		text = strings.TrimSuffix(text, closed.Error())
+	}
+	text = strings.TrimSuffix(text, ": ")
+	if text == "" {
+		return ErrInterrupted
+	}
+	return fmt.Errorf("%w: %s", ErrInterrupted, text)
 }
 
 // markStart makes cmd and the commands below it tell that they have begun.
@@ -84,6 +123,8 @@ func report(w io.Writer, cmd *cobra.Command, code int, err error) {
 		text += fmt.Sprintf("Run '%s --help' for usage.\n", cmd.CommandPath())
 	case badPassword(err):
 		text += "A password can be given with --password, PGPASSWORD or ~/.pgpass.\n"
+	case lostConnection(err):
+		text += "The database server has ended the connection or is gone; its log may say why.\n"
 	}
 	_, _ = io.WriteString(w, text) // nowhere to report to
 }
@@ -131,13 +172,20 @@ func unknownCommand(parent *cobra.Command, name string) error {
 	return UsageErrorf("unknown command %q for %q", name, parent.CommandPath())
 }
 
+// helpColumns is the width of help texts, that of the narrowest terminals.
+const helpColumns = 80
+
 // prepare completes a root command: it is a group that shows its help when it
-// stands alone, help texts treat groups as what they are, and the help command
-// refuses unknown commands instead of printing help about something else.
+// stands alone, help texts treat groups as what they are and fit a terminal, the
+// help command refuses unknown commands instead of printing help about something
+// else, and what operands and flags are called says how they are completed.
 func prepare(root *cobra.Command) {
 	makeGroup(root, (*cobra.Command).Help)
-	root.SetUsageTemplate(strings.Replace(root.UsageTemplate(),
-		"{{if .Runnable}}", `{{if and .Runnable (not (index .Annotations "`+groupAnnotation+`"))}}`, 1))
+	root.SetUsageTemplate(strings.NewReplacer(
+		"{{if .Runnable}}", `{{if and .Runnable (not (index .Annotations "`+groupAnnotation+`"))}}`,
+		".FlagUsages", ".FlagUsagesWrapped "+strconv.Itoa(helpColumns),
+		"for more information about a command.", "for more about a command.",
+	).Replace(root.UsageTemplate()))
 	root.SetHelpCommand(&cobra.Command{
 		Use:   "help [command]",
 		Short: "Help about any command",
@@ -169,4 +217,6 @@ func prepare(root *cobra.Command) {
 		},
 	})
 	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	prepareOperands(root)
 }

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
+	"os"
 	"strings"
+	"syscall"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -19,7 +22,8 @@ const (
 	ExitRejected    = 3   // done, but some records were rejected
 	ExitDifferent   = 4   // a verification found differences
 	ExitUnavailable = 5   // the database or a lock is not available
-	ExitInterrupted = 130 // ended by SIGINT or SIGTERM
+	ExitInterrupted = 130 // ended by SIGINT, SIGTERM or SIGHUP
+	ExitPipe        = 141 // the reader of standard output left; what a shell shows of SIGPIPE
 )
 
 // codeError is an error with the exit status that it asks for.
@@ -54,6 +58,8 @@ func ExitCode(err error) int {
 		return ExitOK
 	case errors.Is(err, ErrInterrupted), errors.Is(err, context.Canceled):
 		return ExitInterrupted
+	case readerLeft(err):
+		return ExitPipe
 	case errors.As(err, &coded):
 		return coded.code
 	case unavailable(err):
@@ -83,6 +89,22 @@ func unavailable(err error) bool {
 	}
 	return errors.As(err, &connect) || errors.As(err, &network) ||
 		errors.Is(err, pgconn.ErrConnClosed) || errors.Is(err, io.ErrUnexpectedEOF) // the server is gone
+}
+
+// lostConnection reports whether there was a connection to the database, and it
+// broke or the server ended it.
+func lostConnection(err error) bool {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return pg.Code == "57P01" || pg.Code == "57P02" // ended by an administrator, by a crash
+	}
+	_, connecting := errors.AsType[*pgconn.ConnectError](err)
+	return !connecting && unavailable(err)
+}
+
+// readerLeft reports whether a write to standard output found nobody who reads.
+func readerLeft(err error) bool {
+	file, ok := errors.AsType[*fs.PathError](err)
+	return ok && file.Path == os.Stdout.Name() && errors.Is(file, syscall.EPIPE)
 }
 
 // badPassword reports whether the server refused a password, or missed one.
