@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -12,7 +14,8 @@ import (
 )
 
 // onDatabase connects to the database that a command's flags choose and works on
-// it. The command's name tells other sessions who it is.
+// it. The command's name tells other sessions who it is. Errors say which
+// database it is, and what chose it, where that may be the mistake.
 func onDatabase(ctx context.Context, flags *cli.Connection, command string, work func(conn *pgx.Conn, target *cli.Target) error) (err error) {
 	target, err := flags.Open(ctx)
 	if err != nil {
@@ -21,10 +24,29 @@ func onDatabase(ctx context.Context, flags *cli.Connection, command string, work
 	defer func() { err = errors.Join(err, target.Close(ctx)) }()
 	conn, err := store.Connect(ctx, store.Config{DSN: target.DSN, Schema: target.Schema, Application: "smpq " + command})
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", target, err)
 	}
-	defer func() { err = errors.Join(err, conn.Close(context.WithoutCancel(ctx))) }()
-	return lockCode(work(conn, target))
+	defer func() { err = errors.Join(err, disconnect(ctx, conn)) }()
+	err = work(conn, target)
+	if errors.Is(err, schema.ErrMissing) {
+		err = fmt.Errorf("%w\nThis is about %s.", err, target) //nolint:staticcheck // a hint of its own, below the error
+	}
+	return lockCode(err)
+}
+
+// disconnect closes the connection. Where an interrupt has closed it already, the
+// server is still at work on the last statement, with all its locks, and pgx is
+// telling it to stop: that takes a moment, in which the process must not end.
+func disconnect(ctx context.Context, conn *pgx.Conn) error {
+	err := conn.Close(context.WithoutCancel(ctx))
+	const patience = 5 * time.Second
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-conn.PgConn().CleanupDone():
+	case <-timer.C:
+	}
+	return err
 }
 
 // lockCode gives errors that tell of a lock of somebody else their exit status.

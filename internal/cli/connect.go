@@ -42,12 +42,12 @@ type Connection struct {
 func (c *Console) AddConnectionFlags(cmd *cobra.Command) *Connection {
 	flags := cmd.Flags()
 	o := &Connection{console: c, flags: flags}
-	flags.StringVar(&o.dsn, "dsn", "", "connection string of the database (default: $"+dsnVariable+", else the database\n"+
-		"that --config names, else that of the libpq variables PGHOST,\nPGSERVICE …, else a private local PostgreSQL under --data)")
-	flags.StringVar(&o.config, "config", "", "the router's smp-server.ini, which names database and schema")
-	flags.StringVar(&o.data, "data", "", "use the private local PostgreSQL in this `folder`\n"+
+	flags.StringVar(&o.dsn, "dsn", "", "connection string of the database (default: $"+dsnVariable+", else the database "+
+		"that --config names, else that of the libpq variables PGHOST, PGSERVICE …, else a private local PostgreSQL under --data)")
+	flags.StringVar(&o.config, "config", "", "the router's smp-server.ini, a `file` that names database and schema")
+	flags.StringVar(&o.data, "data", "", "use the private local PostgreSQL in this `folder` "+
 		"(default: ~/.local/share/smpq, for root /var/lib/smpq)")
-	flags.StringVar(&o.schema, "schema", "", "schema of the router's tables (default: that of --config, else \""+config.DefaultSchema+"\")")
+	flags.StringVar(&o.schema, "schema", "", "`name` of the schema with the router's tables (default: that of --config, else \""+config.DefaultSchema+"\")")
 	flags.BoolVar(&o.password, "password", false, "ask for the password of the database")
 	cmd.MarkFlagsMutuallyExclusive("dsn", "data")
 	cmd.MarkFlagsMutuallyExclusive("password", "data")

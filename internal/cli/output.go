@@ -46,8 +46,9 @@ func AddOutputFlag(cmd *cobra.Command) *Output {
 type Table struct {
 	Columns []string
 	Rows    [][]string
-	// Plain leaves out the line with the names of the columns where people
-	// read, and boxes, for pairs of name and value. CSV always has the names.
+	// Plain is for pairs of name and value, which only people read: there is
+	// no line with the names of the columns, and there are no boxes. The CSV
+	// form has the names and values of the JSON form instead.
 	Plain bool
 }
 
@@ -55,7 +56,8 @@ type Table struct {
 func (t *Table) Add(cells ...string) { t.Rows = append(t.Rows, cells) }
 
 // Write prints a result: result as JSON or YAML, with the names of its JSON
-// form, or t as table or CSV.
+// form, or t as table or CSV. Of a plain table the CSV form is result again, a
+// row for each value, with its path as the name: "status.blocked", "queues.0.mode".
 func (o *Output) Write(w io.Writer, result any, t Table) error {
 	var err error
 	switch o.format {
@@ -64,7 +66,12 @@ func (o *Output) Write(w io.Writer, result any, t Table) error {
 	case formatYAML:
 		err = writeYAML(w, result)
 	case formatCSV:
-		err = writeCSV(w, t)
+		if t.Plain {
+			t, err = flatten(result)
+		}
+		if err == nil {
+			err = writeCSV(w, t)
+		}
 	default:
 		err = writeTable(w, t)
 	}
@@ -156,6 +163,49 @@ func yamlNode(d *json.Decoder) (*yaml.Node, error) {
 		return n, nil
 	}
 	return n, n.Encode(token) // true, false or null
+}
+
+// flatten returns the values in a result as rows of path and value. Empty lists
+// and objects have none; null is empty.
+func flatten(result any) (Table, error) {
+	t := Table{Columns: []string{"name", "value"}}
+	text, err := json.Marshal(result)
+	if err != nil {
+		return t, err
+	}
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	return t, t.flatten(d, "")
+}
+
+// flatten adds the rows of the next JSON value.
+func (t *Table) flatten(d *json.Decoder, path string) error {
+	token, err := d.Token()
+	if err != nil {
+		return err
+	}
+	open, composed := token.(json.Delim)
+	if !composed {
+		value := ""
+		if token != nil {
+			value = fmt.Sprint(token)
+		}
+		t.Add(path, value)
+		return nil
+	}
+	for i := 0; d.More(); i++ {
+		name := any(i)
+		if open == '{' {
+			if name, err = d.Token(); err != nil {
+				return err
+			}
+		}
+		if err := t.flatten(d, strings.TrimPrefix(fmt.Sprintf("%s.%v", path, name), ".")); err != nil {
+			return err
+		}
+	}
+	_, err = d.Token() // the closing bracket
+	return err
 }
 
 func writeCSV(w io.Writer, t Table) error {

@@ -56,7 +56,7 @@ type ref struct {
 }
 
 const (
-	refSize = 16 // bytes of memory for a ref
+	refSize = 2 * 16 // bytes of memory for a ref, and for sorting it
 
 	// DefaultMergeMemory is the memory in bytes for reading runs back.
 	DefaultMergeMemory = 32 << 20
@@ -102,6 +102,7 @@ type Writer struct {
 	memory int
 	arena  []byte
 	index  []ref
+	spare  []ref // room for sorting
 	file   *os.File
 	off    int64
 }
@@ -156,7 +157,7 @@ func (w *Writer) Close() error {
 	w.s.mu.Lock()
 	defer w.s.mu.Unlock()
 	w.s.runs = append(w.s.runs, run{arena: w.arena, index: w.index})
-	w.arena, w.index = nil, nil
+	w.arena, w.index, w.spare = nil, nil, nil
 	return nil
 }
 
@@ -164,12 +165,7 @@ func (w *Writer) Close() error {
 // have the same key and were added in the order of their numbers; for these, the
 // refs alone tell the order, without a look at the arena, which is slow.
 func (w *Writer) sort() {
-	slices.SortFunc(w.index, func(a, b ref) int {
-		if a.prefix != b.prefix {
-			return cmp.Compare(a.prefix, b.prefix)
-		}
-		return cmp.Compare(a.off, b.off)
-	})
+	w.scatter()
 	full := func(a, b ref) int {
 		x, _ := decode(w.arena[a.off:])
 		y, _ := decode(w.arena[b.off:])
@@ -183,6 +179,38 @@ func (w *Writer) sort() {
 		if same := w.index[start:end]; !slices.IsSortedFunc(same, full) {
 			slices.SortFunc(same, full)
 		}
+		start = end
+	}
+}
+
+// scatter sorts the refs themselves, by prefix and offset: first into buckets by
+// the upper bits of the prefix, which for random keys are about equally full,
+// then each bucket. Keys that are not random make for full buckets, which only
+// costs time.
+func (w *Writer) scatter() {
+	const bits = 14
+	var ends [1<<bits + 1]int32
+	bucket := func(r ref) uint64 { return r.prefix >> (64 - bits) }
+	for _, r := range w.index {
+		ends[bucket(r)+1]++
+	}
+	for i := 1; i < len(ends); i++ {
+		ends[i] += ends[i-1]
+	}
+	w.spare = slices.Grow(w.spare[:0], len(w.index))[:len(w.index)]
+	for _, r := range w.index { // ends[b] moves from the start of b to its end
+		w.spare[ends[bucket(r)]] = r
+		ends[bucket(r)]++
+	}
+	w.index, w.spare = w.spare, w.index
+	start := int32(0)
+	for _, end := range ends[:1<<bits] {
+		slices.SortFunc(w.index[start:end], func(a, b ref) int {
+			if a.prefix != b.prefix {
+				return cmp.Compare(a.prefix, b.prefix)
+			}
+			return cmp.Compare(a.off, b.off)
+		})
 		start = end
 	}
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -73,8 +75,11 @@ func OpenSchema(ctx context.Context, q Querier, name string) (Schema, error) {
 	if err := state.Err(); err != nil {
 		return Schema{}, err
 	}
-	if state.Version == schema.None {
-		return Schema{}, fmt.Errorf("%w: %s", schema.ErrMissing, schema.Quote(name))
+	switch {
+	case !state.Exists:
+		return Schema{}, fmt.Errorf("%w: there is no schema %s", schema.ErrMissing, schema.Quote(name))
+	case state.Version == schema.None:
+		return Schema{}, fmt.Errorf("%w: schema %s is empty", schema.ErrMissing, schema.Quote(name))
 	}
 	s := Schema{Name: name, Version: state.Version}
 	if !s.at(schema.ServiceCerts) {
