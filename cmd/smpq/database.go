@@ -29,7 +29,7 @@ func onDatabase(ctx context.Context, flags *cli.Connection, command string, work
 	defer func() { err = errors.Join(err, disconnect(ctx, conn)) }()
 	err = work(conn, target)
 	if errors.Is(err, schema.ErrMissing) {
-		err = fmt.Errorf("%w\nThis is about %s.", err, target) //nolint:staticcheck // a hint of its own, below the error
+		err = fmt.Errorf("%w\nLooked in %s", err, target)
 	}
 	return lockCode(err)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
+	"github.com/smpq/smpq/internal/atomicfile"
 	"github.com/smpq/smpq/internal/cli"
 	"github.com/smpq/smpq/internal/importer"
 	"github.com/smpq/smpq/internal/schema"
@@ -45,7 +46,8 @@ func newImportStoreLog(console *cli.Console) *cobra.Command {
 		Use:     "storelog FILE",
 		Aliases: []string{"store-log"},
 		Short:   "Import a store log: queues and services",
-		Long: `Import a store log, smp-server-store.log, into a new schema.
+		Long: `Import a store log, smp-server-store.log, into a new schema. FILE may be -, for
+standard input.
 
 The log is only read. It is checked line by line, replayed to its final state,
 copied into tables without indexes, indexed and verified, all in one
@@ -61,9 +63,12 @@ Importing the same log again changes nothing, and says so. --into-existing adds
 a log to a schema with queues, of which none is changed: queues that are there
 with other values, or whose ids are in use, count as rejected.`,
 		Example: `  smpq import storelog /var/opt/simplex/smp-server-store.log
-  smpq import storelog smp-server-store.log --config /etc/opt/simplex/smp-server.ini
+  smpq import storelog smp-server-store.log \
+    --config /etc/opt/simplex/smp-server.ini --for smp-server-6.5
   smpq import storelog smp-server-store.log --dry-run
-  smpq import storelog old.log --into-existing --max-rejects 100 --rejects old.rejected`,
+  smpq import storelog old.log --into-existing \
+    --max-rejects 100 --rejects old.rejected
+  zcat store.log.gz | smpq import storelog -`,
 		Args: cobra.ExactArgs(1),
 	}
 	database, out := console.AddConnectionFlags(cmd), cli.AddOutputFlag(cmd)
@@ -82,12 +87,19 @@ with other values, or whose ids are in use, count as rejected.`,
 	cmd.MarkFlagsMutuallyExclusive("for", "into-existing")
 	cmd.MarkFlagsMutuallyExclusive("archive", "dry-run")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		res, err := f.run(cmd.Context(), console, database, args[0])
+		res, err := f.run(cmd.Context(), console, database, logName(args[0]))
 		if err != nil {
 			return err
 		}
+		var notRenamed error
+		if f.archive {
+			res.Archived, notRenamed = archive(res.File)
+		}
 		if err := out.Write(cmd.OutOrStdout(), res, importTable(res)); err != nil {
 			return err
+		}
+		if notRenamed != nil {
+			return fmt.Errorf("the log was imported, but not renamed: %w", notRenamed)
 		}
 		if res.Rejected > 0 {
 			return cli.WithCode(cli.ExitRejected, fmt.Errorf("records rejected: %d", res.Rejected))
@@ -107,8 +119,10 @@ func (f *importFlags) run(ctx context.Context, console *cli.Console, database *c
 		return res, err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	if f.archive && file.Unfinished() {
-		return res, fmt.Errorf("%s was left by an unfinished compaction of %s: --archive would not know which to rename", file.Name(), name)
+	if f.archive {
+		if err := checkArchive(file, name); err != nil {
+			return res, err
+		}
 	}
 	rejects, closeRejects, err := openRejects(f.rejects)
 	if err != nil {
@@ -138,11 +152,6 @@ func (f *importFlags) run(ctx context.Context, console *cli.Console, database *c
 			err = cli.WithCode(cli.ExitDifferent, err)
 		}
 		return res, f.explain(err)
-	}
-	if f.archive {
-		if res.Archived, err = archive(file.Name()); err != nil {
-			return res, fmt.Errorf("the log was imported, but not renamed: %w", err)
-		}
 	}
 	return res, nil
 }
@@ -219,6 +228,23 @@ func limitMemory() {
 	}
 }
 
+// checkArchive refuses a log that cannot be renamed after its import.
+func checkArchive(file *storelog.File, name string) error {
+	if file.Unfinished() {
+		return fmt.Errorf("%s was left by an unfinished compaction of %s: --archive would not know which to rename", file.Name(), name)
+	}
+	info, err := os.Lstat(name)
+	switch {
+	case err != nil:
+		return fmt.Errorf("--archive: %w", err)
+	case info.Mode()&os.ModeSymlink != 0:
+		return fmt.Errorf("%s is a symbolic link: with --archive, name the file that it leads to", name)
+	case !info.Mode().IsRegular():
+		return fmt.Errorf("%s is not a regular file: --archive cannot rename it", name)
+	}
+	return nil
+}
+
 // archive renames a file to a free name that ends in .bak.
 func archive(name string) (string, error) {
 	for n := 0; ; n++ {
@@ -226,28 +252,15 @@ func archive(name string) (string, error) {
 		if n > 0 {
 			to += "." + strconv.Itoa(n)
 		}
-		// A link fails if the name is taken, where a rename would overwrite.
-		err := os.Link(name, to)
+		err := atomicfile.RenameNew(name, to)
 		switch {
 		case errors.Is(err, os.ErrExist):
 			continue
 		case err != nil:
 			return "", err
 		}
-		if err := os.Remove(name); err != nil {
-			return "", err
-		}
-		return to, syncDir(filepath.Dir(name))
+		return to, atomicfile.SyncFolder(filepath.Dir(name))
 	}
-}
-
-// syncDir makes the names in a folder durable.
-func syncDir(name string) error {
-	dir, err := os.Open(name) //nolint:gosec // the operator named a file in it
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }
 
 func importTable(r importer.Result) cli.Table {

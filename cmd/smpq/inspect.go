@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"maps"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/smpq/smpq/internal/cli"
 	"github.com/smpq/smpq/internal/inspect"
@@ -408,11 +410,7 @@ the log needs about its size in temporary files, in $TMPDIR or else /var/tmp.`,
 		progress := console.Progress()
 		defer progress.Close()
 		o.TempDir, o.Progress = tempDir(), progress
-		name := args[0]
-		if name == "-" {
-			name = "/dev/stdin"
-		}
-		r, err := inspect.Log(cmd.Context(), name, o)
+		r, err := inspect.Log(cmd.Context(), logName(args[0]), o)
 		if err != nil {
 			return err
 		}
@@ -426,6 +424,14 @@ the log needs about its size in temporary files, in $TMPDIR or else /var/tmp.`,
 		return nil
 	}
 	return cmd
+}
+
+// logName returns the name under which a log is opened: "-" is standard input.
+func logName(operand string) string {
+	if operand == "-" {
+		return "/dev/stdin"
+	}
+	return operand
 }
 
 func logTable(r inspect.LogReport) cli.Table {
@@ -605,10 +611,13 @@ func timeOrNever(t *time.Time) string {
 // parseID reads an id that the operator names.
 func parseID(text string) (smp.EntityID, error) {
 	id, err := smp.ParseEntityID(text)
-	if err != nil {
-		return id, cli.UsageErrorf("%q is not an id in base64url: %w", text, err)
+	if err == nil {
+		return id, nil
 	}
-	return id, nil
+	if want := base64.RawURLEncoding.EncodedLen(smp.IDSize); len(text) != want {
+		err = fmt.Errorf("%w; ids have %d characters, this has %d", err, want, len(text))
+	}
+	return id, cli.UsageErrorf("%q is not an id in base64url: %w", text, err)
 }
 
 // idAnnotation marks the commands that take an id as their argument.
@@ -619,7 +628,10 @@ const idAnnotation = "smpq.id"
 func takesID(cmd *cobra.Command) {
 	cmd.Annotations = map[string]string{idAnnotation: ""}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
-		return fmt.Errorf("%w (an id that begins with a hyphen goes to the end, after --)", err)
+		if _, unknown := errors.AsType[*pflag.NotExistError](err); unknown {
+			err = fmt.Errorf("%w (an id that begins with a hyphen goes to the end, after --)", err)
+		}
+		return err
 	})
 }
 

@@ -84,6 +84,8 @@ func writeState(w io.Writer, out *cli.Output, s schema.State, refused error) err
 	switch {
 	case !s.Exists:
 		t.Add("state", "does not exist")
+	case s.Version == schema.None && len(s.Problems) > 0:
+		t.Add("state", "exists, of no version that can be used")
 	case s.Version == schema.None:
 		t.Add("state", "exists, without the tables of a router")
 	default:

@@ -17,7 +17,8 @@ message router (smp-server).
 Results go to standard output, everything else to standard error. The exit
 status is 0 if all was done, 1 if it failed, 2 for wrong usage, 3 if it was done
 but records were rejected, 4 if a verification found differences, 5 if the
-database or a lock is not available, and 130 after an interrupt.`,
+database or a lock is not available, 130 after an interrupt, and 141 if the
+reader of its output left before the end.`,
 		Version:       readBuild().Version,
 		SilenceErrors: true,
 		SilenceUsage:  true,

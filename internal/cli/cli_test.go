@@ -6,8 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
 	"syscall"
 	"testing"
@@ -33,12 +37,26 @@ func testRoot(fail error) *cobra.Command {
 	}
 	version := leaf("version")
 	version.Flags().Int("number", 0, "a number")
-	root.AddCommand(version, cli.Group("import", "Import data", leaf("storelog"), leaf("messages")))
+	queue := leaf("queue ID")
+	queue.Args = cobra.ExactArgs(1)
+	flags := queue.Flags()
+	flags.Bool("first", false, "")
+	flags.Bool("last", false, "")
+	flags.String("from", "", "`file` to read")
+	flags.String("temp-dir", "", "`folder` for temporary files, of which there may be some that are large enough for two lines")
+	flags.String("name", "", "")
+	queue.MarkFlagsMutuallyExclusive("first", "last")
+	file := leaf("file FILE|-")
+	file.Args = cobra.ExactArgs(1)
+	root.AddCommand(version, queue, file, cli.Group("import", "Import data", leaf("storelog"), leaf("messages")))
 	return root
 }
 
 func TestExecute(t *testing.T) {
-	const usage = "Run 'smpq --help' for usage.\n"
+	const (
+		usage = "Run 'smpq --help' for usage.\n"
+		gone  = "The database server has ended the connection or is gone; its log may say why.\n"
+	)
 	tests := []struct {
 		name   string
 		args   string
@@ -60,12 +78,32 @@ func TestExecute(t *testing.T) {
 		},
 		{
 			name: "bad value", args: "version --number x", code: 2,
-			stderr: "smpq: invalid argument \"x\" for \"--number\" flag: strconv.ParseInt: parsing \"x\": invalid syntax\nRun 'smpq version --help' for usage.\n",
+			stderr: "smpq: invalid argument \"x\" for \"--number\" flag: want a number\nRun 'smpq version --help' for usage.\n",
+		},
+		{
+			name: "great value", args: "version --number 99999999999999999999", code: 2,
+			stderr: "smpq: invalid argument \"99999999999999999999\" for \"--number\" flag: number out of range\nRun 'smpq version --help' for usage.\n",
+		},
+		{
+			name: "flags that exclude each other", args: "queue --last --first x", code: 2,
+			stderr: "smpq: --first and --last exclude each other\nRun 'smpq queue --help' for usage.\n",
 		},
 		{
 			name: "too many arguments", args: "import storelog a", code: 2,
-			stderr: "smpq: unknown command \"a\" for \"smpq import storelog\"\nRun 'smpq import storelog --help' for usage.\n",
+			stderr: "smpq: unexpected argument \"a\"\nRun 'smpq import storelog --help' for usage.\n",
 		},
+		{name: "missing operand", args: "queue", code: 2, stderr: "smpq: missing ID\nRun 'smpq queue --help' for usage.\n"},
+		{name: "one operand too much", args: "queue a b", code: 2, stderr: "smpq: unexpected argument \"b\"\nRun 'smpq queue --help' for usage.\n"},
+		{
+			name: "connection lost", args: "version", fail: fmt.Errorf("copy queues: %w", io.ErrUnexpectedEOF), code: 5,
+			stderr: "smpq: copy queues: unexpected EOF\n" + gone,
+		},
+		{
+			name: "ended by an administrator", args: "version", fail: &pgconn.PgError{Severity: "FATAL", Code: "57P01", Message: "no"}, code: 5,
+			stderr: "smpq: FATAL: no (SQLSTATE 57P01)\n" + gone,
+		},
+		{name: "no connection", args: "version", fail: &pgconn.PgError{Severity: "FATAL", Code: "57P03", Message: "no"}, code: 5, stderr: "smpq: FATAL: no (SQLSTATE 57P03)\n"},
+		{name: "reader left", args: "version", fail: fmt.Errorf("write: %w", &fs.PathError{Op: "write", Path: os.Stdout.Name(), Err: syscall.EPIPE}), code: 141},
 		{
 			name: "group alone", args: "import", code: 2,
 			stderr: "smpq: smpq import needs a command: messages, storelog\nRun 'smpq import --help' for usage.\n",
@@ -100,15 +138,81 @@ func TestExecute(t *testing.T) {
 func TestExecuteInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(cli.ErrInterrupted)
-	root := testRoot(fmt.Errorf("copy queues: %w", context.Canceled))
+	closed := &net.OpError{Op: "read", Net: "unix", Err: net.ErrClosed}
+	for _, tc := range []struct {
+		err  error
+		want string
+	}{
+		{fmt.Errorf("copy queues: %w", context.Canceled), "smpq: interrupted: copy queues\n"},
+		{fmt.Errorf("copy queues: %w", cli.ErrInterrupted), "smpq: interrupted: copy queues\n"},
+		{fmt.Errorf("copy queues: %w", closed), "smpq: interrupted: copy queues\n"},
+		{errors.New("12 queues are left"), "smpq: interrupted: 12 queues are left\n"},
+		{context.Canceled, "smpq: interrupted\n"},
+		{cli.ErrInterrupted, "smpq: interrupted\n"},
+	} {
+		root := testRoot(tc.err)
+		var stderr bytes.Buffer
+		root.SetErr(&stderr)
+		root.SetArgs([]string{"version"})
+		if code := cli.Execute(ctx, root); code != cli.ExitInterrupted {
+			t.Errorf("%v: exit code %d, want %d", tc.err, code, cli.ExitInterrupted)
+		}
+		if got := strings.TrimPrefix(stderr.String(), "ran smpq version\n"); got != tc.want {
+			t.Errorf("%v: standard error %q, want %q", tc.err, got, tc.want)
+		}
+	}
+}
+
+// An empty operand, such as that of a variable that is not set, is a mistake.
+func TestExecuteEmptyOperand(t *testing.T) {
+	root := testRoot(nil)
 	var stderr bytes.Buffer
 	root.SetErr(&stderr)
-	root.SetArgs([]string{"version"})
-	if code := cli.Execute(ctx, root); code != cli.ExitInterrupted {
-		t.Errorf("exit code %d, want %d", code, cli.ExitInterrupted)
+	root.SetArgs([]string{"queue", ""})
+	if code := cli.Execute(t.Context(), root); code != cli.ExitUsage || !strings.HasPrefix(stderr.String(), "smpq: ID is empty\n") {
+		t.Errorf("exit code %d, %s", code, &stderr)
 	}
-	if want := "smpq: interrupted: copy queues: context canceled\n"; !strings.HasSuffix(stderr.String(), want) {
-		t.Errorf("standard error %q, want %q", stderr.String(), want)
+}
+
+// Operands and flags are completed by what they are called.
+func TestCompletion(t *testing.T) {
+	for args, want := range map[string]cobra.ShellCompDirective{
+		"version":          cobra.ShellCompDirectiveNoFileComp,
+		"queue":            cobra.ShellCompDirectiveNoFileComp,
+		"queue --name":     cobra.ShellCompDirectiveNoFileComp,
+		"queue --from":     cobra.ShellCompDirectiveDefault,
+		"queue --temp-dir": cobra.ShellCompDirectiveFilterDirs,
+		"file":             cobra.ShellCompDirectiveDefault,
+		"file a":           cobra.ShellCompDirectiveNoFileComp,
+	} {
+		root := testRoot(nil)
+		var stdout bytes.Buffer
+		root.SetOut(&stdout)
+		root.SetArgs(append([]string{cobra.ShellCompNoDescRequestCmd}, append(strings.Fields(args), "")...))
+		if code := cli.Execute(t.Context(), root); code != cli.ExitOK {
+			t.Errorf("%s: exit code %d", args, code)
+		}
+		if got := stdout.String(); got != fmt.Sprintf(":%d\n", want) {
+			t.Errorf("%s: %q, want %d", args, got, want)
+		}
+	}
+}
+
+// Help fits a terminal of 80 columns.
+func TestHelpColumns(t *testing.T) {
+	root := testRoot(nil)
+	var stdout bytes.Buffer
+	root.SetOut(&stdout)
+	root.SetArgs([]string{"queue", "--help"})
+	if code := cli.Execute(t.Context(), root); code != cli.ExitOK {
+		t.Errorf("exit code %d", code)
+	}
+	const want = `
+      --temp-dir folder   folder for temporary files, of which there may
+                          be some that are large enough for two lines
+`
+	if !strings.Contains(stdout.String(), want) {
+		t.Errorf("got\n%s", &stdout)
 	}
 }
 
@@ -132,7 +236,7 @@ Available Commands:
 Flags:
   -h, --help   help for import
 
-Use "smpq import [command] --help" for more information about a command.
+Use "smpq import [command] --help" for more about a command.
 `
 	if diff := cmp.Diff(want, stdout.String()); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
@@ -152,13 +256,52 @@ func waitForInterrupts() {
 	select {} // as a program that does not end when it should
 }
 
+// What a program is started to ignore, as by nohup or in the background, does not
+// interrupt it.
+func TestInterruptibleIgnores(t *testing.T) {
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", `trap '' INT HUP; exec "$0"`, program)
+	cmd.Env = append(os.Environ(), interruptibleVariable+"=1")
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(stdout)
+	if !lines.Scan() {
+		t.Fatal("it does not start")
+	}
+	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGTERM} {
+		if err := cmd.Process.Signal(sig); err != nil {
+			t.Fatal(err)
+		}
+		if sig == syscall.SIGTERM && lines.Scan() && lines.Text() != "interrupted" {
+			t.Errorf("the program said %q", lines.Text())
+		}
+	}
+	var exit *exec.ExitError
+	if err := cmd.Wait(); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM {
+		t.Errorf("%v, want the end by the second SIGTERM", err)
+	}
+}
+
 func TestInterruptible(t *testing.T) {
-	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
+	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
 		t.Run(sig.String(), func(t *testing.T) {
 			program, err := os.Executable()
 			if err != nil {
 				t.Fatal(err)
 			}
+			// A signal that this process was started to ignore would stay
+			// ignored in the program too.
+			caught := make(chan os.Signal, 1)
+			signal.Notify(caught, sig)
+			defer signal.Stop(caught)
 			cmd := exec.CommandContext(t.Context(), program)
 			cmd.Env = append(os.Environ(), interruptibleVariable+"=1")
 			stdout, err := cmd.StdoutPipe()

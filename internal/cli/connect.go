@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -221,7 +222,8 @@ func describe(dsn string) (string, error) {
 	if !filepath.IsAbs(where) {
 		where = fmt.Sprintf("%s port %d", where, c.Port)
 	}
-	return fmt.Sprintf("database %q on %s as %q", c.Database, where, c.User), nil
+	database := cmp.Or(c.Database, c.User) // as the server does
+	return fmt.Sprintf("database %q on %s as %q", database, where, c.User), nil
 }
 
 // redact keeps the reason of an error about a connection string, but not the

@@ -15,7 +15,7 @@ import (
 // upper case, such as FILE.
 func operands(cmd *cobra.Command) []string {
 	var names []string
-	for _, word := range strings.Fields(cmd.Use) {
+	for word := range strings.FieldsSeq(cmd.Use) {
 		if word == strings.ToUpper(word) && word != strings.ToLower(word) && !strings.HasPrefix(word, "[") {
 			names = append(names, word)
 		}

@@ -129,6 +129,53 @@ func TestOutputDefaultIsTable(t *testing.T) {
 	}
 }
 
+// The CSV form of pairs, which are for people, is that of the JSON form.
+func TestOutputPairsAsCSV(t *testing.T) {
+	o, err := output(t, "-o", "csv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pairs := cli.Table{Columns: []string{"name", "value"}, Plain: true}
+	pairs.Add("queues", "about 19")
+	result := struct {
+		Name   string   `json:"name"`
+		None   *int     `json:"none"`
+		Absent []string `json:"absent,omitempty"`
+		Empty  []string `json:"empty"`
+		Yes    bool     `json:"yes"`
+		Large  int64    `json:"large"`
+		Share  float64  `json:"share"`
+		List   []sample `json:"list"`
+	}{Name: "a,\"b\"\nc", Empty: []string{}, Yes: true, Large: 1<<63 - 1, Share: 0.5, List: sampleResult}
+	var b bytes.Buffer
+	if err := o.Write(&b, result, pairs); err != nil {
+		t.Fatal(err)
+	}
+	want := `name,value
+name,"a,""b""
+c"
+none,
+yes,true
+large,9223372036854775807
+share,0.5
+list.0.recipient_id,De5BnnQnc1XN2Mk1YgAUS6yPbn4ouMzA
+list.0.status,active
+list.0.bytes,5
+list.0.service_id,
+list.1.recipient_id,no
+list.1.status,"blocked,reason=spam,notice={""ttl"":86400}"
+list.1.bytes,12345
+list.1.service_id,
+list.1.tags.0,a<b
+list.1.tags.1,"line
+break"
+list.1.tags.2,123
+list.1.tags.3,` + "\x1b[31m\n"
+	if diff := cmp.Diff(want, b.String()); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+}
+
 func TestOutputRefusesUnknownForm(t *testing.T) {
 	_, err := output(t, "-o", "xml")
 	want := `invalid argument "xml" for "-o, --output" flag: want table, json, yaml or csv`

@@ -9,16 +9,16 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/smpq/smpq/internal/atomicfile"
 )
 
 const (
-	startSuffix = ".start"    // of the log that a router is compacting
-	asideSuffix = ".bak"      // of what was set aside
-	tempSuffix  = ".smpq-tmp" // of a log that is being written
+	startSuffix = ".start" // of the log that a router is compacting
+	asideSuffix = ".bak"   // of what was set aside
 )
 
 // timeFormat is the form of the time in the name of a log that a router has
@@ -27,115 +27,31 @@ const (
 // removed, and does not start.
 const timeFormat = "2006-01-02T15:04:05.999999999Z"
 
-// A tempFile is a log that is being written. Its name is always the same, and it
-// is locked: two processes do not meet, and what a killed one has left is found.
-type tempFile struct {
-	f    *os.File
-	name string // empty: it has another name now
-}
-
-// createTemp creates the temporary file for a log, with the owner and the mode
-// of the original.
-func createTemp(log string, original os.FileInfo) (_ *tempFile, err error) {
-	t := &tempFile{name: log + tempSuffix}
-	const attempts = 10 // each fails only when another process acts in between
-	for range attempts {
-		t.f, err = os.OpenFile(t.name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-		if errors.Is(err, fs.ErrExist) {
-			if err := removeLeftover(t.name); err != nil {
-				return nil, err
-			}
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		if err := lock(t.f); err == nil && isAt(t.f, t.name) {
-			if err := t.imitate(original); err != nil {
-				return nil, errors.Join(err, t.close())
-			}
-			return t, nil
-		}
-		_ = t.f.Close() // somebody took it for a leftover, and removes it
-	}
-	return nil, fmt.Errorf("%w: %s appears and disappears", ErrInUse, t.name)
-}
-
-// imitate gives the file the owner and the mode of the original.
-func (t *tempFile) imitate(original os.FileInfo) error {
-	own, err := t.f.Stat()
-	if err != nil {
-		return err
-	}
-	want, ok := original.Sys().(*syscall.Stat_t)
-	have, ok2 := own.Sys().(*syscall.Stat_t)
-	if ok && ok2 && (want.Uid != have.Uid || want.Gid != have.Gid) {
-		if err := t.f.Chown(int(want.Uid), int(want.Gid)); err != nil {
-			return fmt.Errorf("give the new log the owner of the old one, user %d and group %d (run smpq as that user or as root): %w", want.Uid, want.Gid, err)
-		}
-	}
-	return t.f.Chmod(original.Mode().Perm())
-}
-
-// close removes the file, unless it has another name, and gives up the lock.
-func (t *tempFile) close() error {
-	var err error
-	if t.name != "" {
-		err = os.Remove(t.name)
-	}
-	return errors.Join(err, t.f.Close())
-}
-
-// removeLeftover removes the temporary file of a process that was killed. It is
-// not written to: it may be a hard link of a log.
-func removeLeftover(name string) error {
-	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0) //nolint:gosec // beside the log that was asked for
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+// createTemp creates the file for the new log, with the owner and the mode of the
+// original.
+func createTemp(log string, original os.FileInfo) (*atomicfile.File, error) {
+	f, err := atomicfile.Create(log)
+	if errors.Is(err, atomicfile.ErrLocked) {
+		return nil, fmt.Errorf("%w: %w", ErrInUse, err)
 	}
 	if err != nil {
-		return fmt.Errorf("in the way: %w", err)
+		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // was only read
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		return errors.Join(fmt.Errorf("%s is in the way: it is not a regular file", name), err)
+	if err := f.ChownLike(original); err != nil {
+		err = fmt.Errorf("give the new log the owner of the old one (run smpq as its owner or as root): %w", err)
+		return nil, errors.Join(err, f.Close())
 	}
-	if err := lock(f); err != nil {
-		return err
+	if err := f.Chmod(original.Mode().Perm()); err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
-	if !isAt(f, name) {
-		return nil
-	}
-	return os.Remove(name)
-}
-
-// lock locks a file until it is closed, or fails at once.
-func lock(f *os.File) error {
-	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return fmt.Errorf("%w: another smpq has locked %s", ErrInUse, f.Name())
-	}
-	if err != nil {
-		return fmt.Errorf("lock %s: %w", f.Name(), err)
-	}
-	return nil
-}
-
-// isAt reports whether an open file is the one with the given name.
-func isAt(f *os.File, name string) bool {
-	open, err := f.Stat()
-	if err != nil {
-		return false
-	}
-	named, err := os.Lstat(name)
-	return err == nil && os.SameFile(open, named)
+	return f, nil
 }
 
 // A swap puts a new log in the place of the old one. It is a sequence of steps:
 // after each of them, a router and smpq find one of the two logs, whole.
 type swap struct {
 	name string // of the log
-	temp string // of the new one
+	file *atomicfile.File
 	now  time.Time
 	// unfinished: the old log is name.start, and name, if it is there, is what
 	// a router had written of a new one.
@@ -143,7 +59,6 @@ type swap struct {
 
 	original string // new name of the old log
 	aside    string // new name of the unfinished one
-	moved    bool   // the new log has its name
 }
 
 // run takes the steps. If one fails before the new log has its name, the old one
@@ -153,7 +68,7 @@ func (s *swap) run() error {
 	if !s.unfinished && s.original == "" && noHardLinks(err) {
 		err = s.take(s.steps(false))
 	}
-	if err != nil && !s.moved {
+	if err != nil && !s.file.Placed() {
 		err = errors.Join(err, s.undo())
 	}
 	if err != nil {
@@ -166,11 +81,12 @@ func (s *swap) run() error {
 func (s *swap) steps(hardLinks bool) []func() error {
 	switch {
 	case s.unfinished:
-		return []func() error{s.setAside, s.moveTemp, s.keepStart}
+		return []func() error{s.setAside, s.file.Replace, s.keepStart}
 	case hardLinks:
-		return []func() error{s.keepLink, s.moveTemp}
+		// The new log replaces one that has another name as well.
+		return []func() error{s.keepLink, s.file.Replace}
 	}
-	return []func() error{s.moveToStart, s.moveTemp, s.keepStart}
+	return []func() error{s.moveToStart, s.file.Replace, s.keepStart}
 }
 
 func (s *swap) take(steps []func() error) error {
@@ -192,7 +108,7 @@ func (s *swap) undo() error {
 	if s.unfinished {
 		return nil
 	}
-	err := renameNew(s.name+startSuffix, s.name)
+	err := atomicfile.RenameNew(s.name+startSuffix, s.name)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrExist) {
 		return nil // it has not been moved
 	}
@@ -220,7 +136,7 @@ func (s *swap) setAside() error {
 		if n > 0 {
 			to += "." + strconv.Itoa(n)
 		}
-		err := renameNew(s.name, to)
+		err := atomicfile.RenameNew(s.name, to)
 		if errors.Is(err, fs.ErrExist) {
 			continue
 		}
@@ -231,17 +147,9 @@ func (s *swap) setAside() error {
 	}
 }
 
-// moveTemp gives the new log its name. It replaces a log that has another name
-// as well, or none.
-func (s *swap) moveTemp() error {
-	err := os.Rename(s.temp, s.name)
-	s.moved = err == nil
-	return s.durable(err)
-}
-
 // keepStart gives name.start the name of a compacted log.
 func (s *swap) keepStart() (err error) {
-	s.original, err = s.keep(renameNew, s.name+startSuffix)
+	s.original, err = s.keep(atomicfile.RenameNew, s.name+startSuffix)
 	return err
 }
 
@@ -260,24 +168,12 @@ func (s *swap) keep(give func(from, to string) error, from string) (string, erro
 	}
 }
 
-// renameNew renames a file, unless there is one of the new name.
-func renameNew(from, to string) error {
-	if _, err := os.Lstat(to); err == nil {
-		return &os.LinkError{Op: "rename", Old: from, New: to, Err: fs.ErrExist}
-	}
-	return os.Rename(from, to)
-}
-
 // durable brings the names in the folder to the disk, if err is nil.
 func (s *swap) durable(err error) error {
 	if err != nil {
 		return err
 	}
-	folder, err := os.Open(filepath.Dir(s.name))
-	if err != nil {
-		return err
-	}
-	return errors.Join(folder.Sync(), folder.Close())
+	return atomicfile.SyncFolder(filepath.Dir(s.name))
 }
 
 // noHardLinks reports whether a file system has refused to make a hard link

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/smpq/smpq/internal/atomicfile"
 )
 
 const (
@@ -29,6 +31,20 @@ func whatRoutersRead(t *testing.T, name string) string {
 	return string(content)
 }
 
+// newFile returns a new log.
+func newFile(t *testing.T, name string) *atomicfile.File {
+	t.Helper()
+	f, err := atomicfile.Create(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.Close() }) // it may be removed already
+	if _, err := f.Write([]byte(newLog)); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
 // After each step of a swap, wherever the process or the machine stops, a router
 // reads one of the two logs, whole; and the old one is there.
 func TestSwapStopped(t *testing.T) {
@@ -44,14 +60,13 @@ func TestSwapStopped(t *testing.T) {
 		for stop := range tc.steps + 1 {
 			t.Run(fmt.Sprintf("%s, stopped after %d steps", tc.name, stop), func(t *testing.T) {
 				name := filepath.Join(t.TempDir(), "store.log")
-				s := swap{name: name, temp: name + tempSuffix, now: time.Now(), unfinished: tc.unfinished}
+				s := swap{name: name, file: newFile(t, name), now: time.Now(), unfinished: tc.unfinished}
 				write := func(name, content string) {
 					t.Helper()
 					if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
 						t.Fatal(err)
 					}
 				}
-				write(s.temp, newLog)
 				if tc.unfinished {
 					write(name+startSuffix, oldLog)
 					write(name, "the n")
@@ -105,7 +120,10 @@ func TestSwapFails(t *testing.T) {
 		if err := os.WriteFile(old, []byte(oldLog), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		s := swap{name: name, temp: name + tempSuffix, now: time.Now(), unfinished: unfinished}
+		s := swap{name: name, file: newFile(t, name), now: time.Now(), unfinished: unfinished}
+		if err := os.Remove(s.file.Temp()); err != nil {
+			t.Fatal(err)
+		}
 		if err := s.run(); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("without a new log: %v", err)
 		}

@@ -133,14 +133,14 @@ func (c *logCompaction) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, temp.close()) }()
-	if err := c.write(ctx, temp.f, state); err != nil {
+	defer func() { err = errors.Join(err, temp.Close()) }()
+	if err := c.write(ctx, temp, state); err != nil {
 		return err
 	}
-	if err := temp.f.Sync(); err != nil {
+	if err := temp.Sync(); err != nil {
 		return fmt.Errorf("write the new log: %w", err)
 	}
-	if c.res.Same, err = sameContent(f.Name(), temp.name); err != nil || (c.res.Same && !f.Unfinished()) {
+	if c.res.Same, err = sameContent(f.Name(), temp.Temp()); err != nil || (c.res.Same && !f.Unfinished()) {
 		return err
 	}
 	c.res.Same = false
@@ -152,12 +152,9 @@ func (c *logCompaction) run(ctx context.Context) (err error) {
 	if err := checkWriters(f.Name()); err != nil {
 		return err
 	}
-	s := swap{name: c.res.File, temp: temp.name, now: c.o.Now, unfinished: f.Unfinished()}
+	s := swap{name: c.res.File, file: temp, now: c.o.Now, unfinished: f.Unfinished()}
 	err = s.run()
 	c.res.Original, c.res.SetAside = s.original, s.aside
-	if s.moved {
-		temp.name = "" // it has become the log
-	}
 	return err
 }
 

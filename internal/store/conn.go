@@ -36,7 +36,7 @@ func Connect(ctx context.Context, c Config) (*pgx.Conn, error) {
 	cfg.RuntimeParams["application_name"] = c.Application
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
-		return nil, fmt.Errorf("connect to the database: %w", err)
+		return nil, &connectError{err}
 	}
 	// Not among the parameters of the start: poolers refuse those that they do
 	// not know.
@@ -49,6 +49,37 @@ func Connect(ctx context.Context, c Config) (*pgx.Conn, error) {
 		return nil, errors.Join(fmt.Errorf("set up the database session: %w", err), conn.Close(context.WithoutCancel(ctx)))
 	}
 	return conn, nil
+}
+
+// A connectError says why a connection failed. The text of pgx's own error names
+// database and user again, and each cause as often as it was tried, with TLS and
+// without.
+type connectError struct{ err error }
+
+func (e *connectError) Error() string {
+	return "connect: " + strings.Join(causes(nil, e.err), "; ")
+}
+
+func (e *connectError) Unwrap() error { return e.err }
+
+// causes adds the texts of the innermost errors that say enough, each once.
+func causes(texts []string, err error) []string {
+	switch e := err.(type) { //nolint:errorlint // goes through the errors one by one
+	case interface{ Unwrap() []error }:
+		for _, one := range e.Unwrap() {
+			texts = causes(texts, one)
+		}
+		return texts
+	case *pgconn.PgError, *net.OpError, *net.DNSError:
+	default:
+		if inner := errors.Unwrap(err); inner != nil {
+			return causes(texts, inner)
+		}
+	}
+	if text := err.Error(); !slices.Contains(texts, text) {
+		texts = append(texts, text)
+	}
+	return texts
 }
 
 // A Querier runs statements: *pgx.Conn and pgx.Tx do.
