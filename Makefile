@@ -5,19 +5,14 @@ export GOFLAGS := -buildvcs=false $(GOFLAGS)
 VERSION := $(shell git describe --tags --dirty 2>/dev/null)
 COMMIT  := $(shell git describe --always --abbrev=40 --dirty=+ --exclude='*' 2>/dev/null)
 
-.PHONY: build test race lint format fuzz bench demo vuln man check clean
+.PHONY: build test lint format fuzz bench demo vuln man check clean
 
 ## build: the program, bin/smpq
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags "-X main.version=$(VERSION) -X main.commit=$(COMMIT)" -o bin/ ./cmd/smpq
 
-## test: all tests, on a private PostgreSQL
+## test: all tests, looking for data races, on a private PostgreSQL
 test:
-	scripts/prerequisites.sh postgresql
-	go test ./...
-
-## race: all tests, looking for data races
-race:
 	scripts/prerequisites.sh postgresql gcc
 	go test -race ./...
 
@@ -53,7 +48,7 @@ man: build
 	bin/smpq docs man man
 
 ## check: what must pass before a change is merged
-check: build lint race fuzz
+check: build lint test fuzz
 
 clean:
 	rm -rf bin man .tools .demo

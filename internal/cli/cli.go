@@ -19,6 +19,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/spf13/cobra"
 )
 
@@ -56,12 +57,12 @@ func Interruptible(parent context.Context) (ctx context.Context, stop func()) {
 // returns the exit status for the process. What cobra refuses before a command
 // starts is wrong usage.
 //
-// Meanwhile SIGPIPE does not end the process: the write fails, so that a command
-// whose reader has left can clean up.
+// Meanwhile SIGPIPE and SIGXFSZ do not end the process: the write fails, so that
+// a command whose reader has left, or whose file may not grow, can clean up.
 func Execute(ctx context.Context, root *cobra.Command) int {
-	brokenPipes := make(chan os.Signal, 1)
-	signal.Notify(brokenPipes, syscall.SIGPIPE)
-	defer signal.Stop(brokenPipes)
+	failedWrites := make(chan os.Signal, 1)
+	signal.Notify(failedWrites, syscall.SIGPIPE, syscall.SIGXFSZ)
+	defer signal.Stop(failedWrites)
 
 	prepare(root)
 	started := false
@@ -118,6 +119,10 @@ func markStart(cmd *cobra.Command, started *bool) {
 func report(w io.Writer, cmd *cobra.Command, code int, err error) {
 	name := cmd.Root().Name()
 	text := fmt.Sprintf("%s: %s\n", name, strings.TrimSpace(err.Error()))
+	// Details of the server can hold rows, and with them secrets; hints do not.
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Hint != "" {
+		text += "The database server's hint: " + pg.Hint + "\n"
+	}
 	switch {
 	case code == ExitUsage:
 		text += fmt.Sprintf("Run '%s --help' for usage.\n", cmd.CommandPath())

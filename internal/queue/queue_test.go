@@ -148,6 +148,22 @@ func TestRepairStatus(t *testing.T) {
 	}
 }
 
+// A status that can be read is written in a form that is read as the same.
+func FuzzRepairStatus(f *testing.F) {
+	for _, s := range []string{"active", "off", "blocked,reason=spam", "blocked,reason=content,notice={}", `blocked,reason=spam,notice={"ttl":86400} `, "blocked,reason=spam,notice={ttl:86400}"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		s, _, err := RepairStatus(text)
+		if err != nil {
+			return
+		}
+		if again, err := ParseStatus(s.String()); err != nil || again != s {
+			t.Errorf("%q was written as %q and read as %+v, %v", text, s, again, err)
+		}
+	})
+}
+
 const (
 	msgID = "oKGio6SlpqeoqaqrrK2ur7CxsrO0tba3"
 )
