@@ -94,19 +94,41 @@ func checkImport(t *testing.T, conn *pgx.Conn, queues int64) {
 
 // waitForOthers waits until this is the only session of the database: a server
 // process goes on for a while after its client was killed.
-func waitForOthers(t *testing.T, conn *pgx.Conn) {
+func waitForOthers(t testing.TB, conn *pgx.Conn) {
+	t.Helper()
+	waitFor(t, conn, "select not exists (select from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend')")
+}
+
+// waitFor waits until a query returns true.
+func waitFor(t testing.TB, conn *pgx.Conn, query string) {
 	t.Helper()
 	ticks := time.NewTicker(10 * time.Millisecond)
 	defer ticks.Stop()
 	for range ticks.C {
-		var n int
-		query := "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'"
-		if err := conn.QueryRow(t.Context(), query).Scan(&n); err != nil {
-			t.Fatal(err)
-		}
-		if n == 0 {
+		var done bool
+		must(t, conn.QueryRow(t.Context(), query).Scan(&done))
+		if done {
 			return
 		}
+	}
+}
+
+// schemas returns the names of the schemas of the database, except those that
+// each database has.
+func schemas(t testing.TB, conn *pgx.Conn) []string {
+	t.Helper()
+	rows, err := conn.Query(t.Context(), "select nspname from pg_namespace where nspname !~ '^(pg_.*|information_schema|public)$' order by 1")
+	must(t, err)
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	must(t, err)
+	return names
+}
+
+// noSchema checks that nothing was left in the database.
+func noSchema(t testing.TB, conn *pgx.Conn) {
+	t.Helper()
+	if names := schemas(t, conn); len(names) > 0 {
+		t.Errorf("schemas left behind: %q", names)
 	}
 }
 

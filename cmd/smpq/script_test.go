@@ -3,12 +3,16 @@ package main
 import (
 	"encoding/csv"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -27,6 +31,8 @@ func TestMain(m *testing.M) {
 //	dump FOLDER             load what smp-server left there into schema smp_server of that database
 //	sql QUERY               print what a query on that database returns, as CSV
 //	status N COMMAND ARG…   run a command that must end with exit status N
+//	refused FILE PLACE TEXT no command takes the store log FILE: each says what is wrong
+//	                        with it, at which place, and nothing is changed
 //
 // and the variable TESTDATA, the folder of the repository's test data. With
 // UPDATE_SCRIPTS=1 in the environment, what a script compares with a file in
@@ -53,6 +59,7 @@ func TestScripts(t *testing.T) {
 			"dump":     scriptDump,
 			"sql":      scriptSQL,
 			"status":   scriptStatus,
+			"refused":  scriptRefused,
 		},
 	})
 }
@@ -90,7 +97,7 @@ func scriptSQL(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) != 1 {
 		ts.Fatalf("usage: [!] sql QUERY")
 	}
-	err := printQuery(scriptTest(ts), ts, args[0])
+	err := printQuery(scriptTest(ts), ts.Stdout(), ts.Getenv(dsnVariable), args[0])
 	switch {
 	case err != nil && !neg:
 		ts.Fatalf("sql: %v", err)
@@ -103,9 +110,9 @@ func scriptSQL(ts *testscript.TestScript, neg bool, args []string) {
 
 // printQuery prints the rows of a query as CSV, NULL as an empty field, bytes
 // in hex.
-func printQuery(tb testing.TB, ts *testscript.TestScript, query string) (err error) {
+func printQuery(tb testing.TB, w io.Writer, dsn, query string) (err error) {
 	tb.Helper()
-	conn, err := pgx.Connect(tb.Context(), ts.Getenv(dsnVariable))
+	conn, err := pgx.Connect(tb.Context(), dsn)
 	if err != nil {
 		return err
 	}
@@ -115,7 +122,7 @@ func printQuery(tb testing.TB, ts *testscript.TestScript, query string) (err err
 		return err
 	}
 	defer rows.Close()
-	out := csv.NewWriter(ts.Stdout())
+	out := csv.NewWriter(w)
 	for rows.Next() {
 		var record []string
 		for _, text := range rows.RawValues() {
@@ -146,4 +153,54 @@ func scriptStatus(ts *testscript.TestScript, neg bool, args []string) {
 	if got != want {
 		ts.Fatalf("exit status %d, want %d", got, want)
 	}
+}
+
+func scriptRefused(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: refused FILE PLACE TEXT")
+	}
+	file, place, text := args[0], args[1], args[2]
+	const more = "To see all that is wrong: smpq inspect log; "
+	problem := file + ": " + place + ": " + text
+	for _, run := range []struct {
+		command        string
+		status         int
+		stdout, stderr string // how they must start
+	}{
+		{"import storelog", 1, "", "smpq: " + problem + "\nNothing was imported. " + more},
+		{"import storelog --dry-run", 1, "", "smpq: " + problem + "\nNothing was imported. " + more},
+		{"compact storelog", 1, "", "smpq: compact store log: " + problem + "\nNothing was changed. " + more},
+		{"inspect log", 3, "file ", "smpq: " + file + ": an import would leave out "},
+	} {
+		before := listFolder(ts)
+		scriptStatus(ts, false, append([]string{strconv.Itoa(run.status), "smpq"}, append(strings.Fields(run.command), file)...))
+		stdout, stderr := ts.ReadFile("stdout"), ts.ReadFile("stderr")
+		if run.stdout == "" && stdout != "" || !strings.HasPrefix(stdout, run.stdout) || !strings.HasPrefix(stderr, run.stderr) {
+			ts.Fatalf("%s: want a standard error of\n%s", run.command, run.stderr)
+		}
+		if run.stdout != "" && !regexp.MustCompile(`(?m)^  `+place+` +`+regexp.QuoteMeta(text)+`$`).MatchString(stdout) {
+			ts.Fatalf("%s: %s is not in the list", run.command, place)
+		}
+		if diff := cmp.Diff(before, listFolder(ts)); diff != "" {
+			ts.Fatalf("%s changed files (-before +after):\n%s", run.command, diff)
+		}
+	}
+	var schemas strings.Builder
+	err := printQuery(scriptTest(ts), &schemas, ts.Getenv(dsnVariable), "select nspname from pg_namespace where nspname !~ '^(pg_.*|information_schema|public)$'")
+	if err != nil || schemas.String() != "" {
+		ts.Fatalf("schemas left behind: %s, %v", &schemas, err)
+	}
+}
+
+// listFolder returns the files in the script's folder with their content.
+func listFolder(ts *testscript.TestScript) map[string]string {
+	files := make(map[string]string)
+	entries, err := os.ReadDir(ts.MkAbs("."))
+	ts.Check(err)
+	for _, e := range entries {
+		if e.Type().IsRegular() {
+			files[e.Name()] = ts.ReadFile(e.Name())
+		}
+	}
+	return files
 }

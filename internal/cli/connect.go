@@ -100,6 +100,9 @@ func (o *Connection) Open(ctx context.Context) (*Target, error) {
 		if err != nil {
 			return nil, err
 		}
+		if !file.HasStoreLog() {
+			return nil, fmt.Errorf("%s is not the router's smp-server.ini: it has no keys in a section [STORE_LOG]", o.config)
+		}
 		section, err := file.StoreLog()
 		if err != nil {
 			return nil, err

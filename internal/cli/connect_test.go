@@ -188,6 +188,14 @@ func TestConnectionRefused(t *testing.T) {
 			}
 		})
 	}
+	t.Run("other file", func(t *testing.T) {
+		clearEnvironment(t)
+		other := iniFile(t, "CREATE rid=AAAA\n[INFORMATION]\nenable = on\n")
+		_, _, err := target(t, "--config", other)
+		if want := other + " is not the router's smp-server.ini: it has no keys in a section [STORE_LOG]"; text(err) != want {
+			t.Errorf("error %q, want %q", text(err), want)
+		}
+	})
 	t.Run("bad value in file", func(t *testing.T) {
 		clearEnvironment(t)
 		ini := iniFile(t, "[STORE_LOG]\ndb_schema =\n")

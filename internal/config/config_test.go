@@ -140,6 +140,9 @@ func TestStoreLog(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if want := tt.in != "" && !strings.HasPrefix(tt.in, "[OTHER]"); f.HasStoreLog() != want {
+				t.Errorf("HasStoreLog is %t", !want)
+			}
 			got, err := f.StoreLog()
 			if err != nil {
 				t.Fatal(err)

@@ -30,10 +30,18 @@ type StoreLog struct {
 	DBSchema      string // schema of the router's tables
 }
 
+// HasStoreLog reports whether there are keys in the section [STORE_LOG]: every
+// file that is meant for a router has some.
+func (f *File) HasStoreLog() bool {
+	return slices.ContainsFunc(f.entries, func(e Entry) bool { return e.Section == storeLogSection })
+}
+
+const storeLogSection = "STORE_LOG"
+
 // StoreLog returns the section [STORE_LOG], with the router's defaults for
 // absent keys. The error is a [*ValueError].
 func (f *File) StoreLog() (StoreLog, error) {
-	r := reader{file: f, section: "STORE_LOG"}
+	r := reader{file: f, section: storeLogSection}
 	s := StoreLog{
 		Enable:        r.word("enable", "off", "on", "off") == "on",
 		StoreQueues:   r.word("store_queues", Memory, Memory, Database),

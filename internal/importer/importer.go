@@ -369,8 +369,13 @@ func rollback(ctx context.Context, tx pgx.Tx) error {
 }
 
 func commit(ctx context.Context, tx pgx.Tx) error {
-	if err := tx.Commit(ctx); err != nil {
-		return fmt.Errorf("commit: %w", err)
+	err := tx.Commit(ctx)
+	switch {
+	case err == nil:
+		return nil
+	case tx.Conn().IsClosed():
+		// The server may have done it, and could not say so.
+		return fmt.Errorf("commit: all or nothing of the log was imported, and importing it again will tell: %w", err)
 	}
-	return nil
+	return fmt.Errorf("commit: %w", err)
 }
