@@ -187,7 +187,7 @@ func (f *compactLogFlags) run(ctx context.Context, console *cli.Console, name st
 	if err != nil {
 		return r, err
 	}
-	defer func() { err = errors.Join(err, closeRejects()) }()
+	defer func() { err = closeRejects(err) }()
 	limitMemory()
 	progress := console.Progress()
 	defer progress.Close()

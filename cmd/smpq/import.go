@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -61,7 +60,9 @@ then 3. "smpq inspect log FILE" lists all that is wrong with a log.
 
 Importing the same log again changes nothing, and says so. --into-existing adds
 a log to a schema with queues, of which none is changed: queues that are there
-with other values, or whose ids are in use, count as rejected.`,
+with other values, or whose ids are in use, count as rejected. While it inserts
+the new ones, until the end, writers to the schema, such as a running router,
+wait. A schema that is not there is made, as without the flag.`,
 		Example: `  smpq import storelog /var/opt/simplex/smp-server-store.log
   smpq import storelog smp-server-store.log \
     --config /etc/opt/simplex/smp-server.ini --for smp-server-6.5
@@ -73,7 +74,7 @@ with other values, or whose ids are in use, count as rejected.`,
 	}
 	database, out := console.AddConnectionFlags(cmd), cli.AddOutputFlag(cmd)
 	flags := cmd.Flags()
-	flags.BoolVar(&f.into, "into-existing", false, "add to a schema that has data")
+	flags.BoolVar(&f.into, "into-existing", false, "add to a schema that has data, or make it")
 	flags.BoolVar(&f.dryRun, "dry-run", false, "check and count, change nothing")
 	flags.BoolVar(&f.verify, "verify", true, "compare the tables with the log before the end")
 	flags.StringVar(&f.rejects, "rejects", "", "write the records that are left out to this new `file`; it has secrets")
@@ -82,6 +83,7 @@ with other values, or whose ids are in use, count as rejected.`,
 	flags.StringVar(&f.release, "for", "", "make the schema for this `release`, such as smp-server-6.5")
 	flags.BoolVar(&f.archive, "archive", false, "rename FILE to FILE.bak after the import")
 	flags.StringVar(&f.tempDir, "temp-dir", "", "`folder` for temporary files (default: $TMPDIR, else /var/tmp)")
+	completeTarget(cmd)
 	cmd.MarkFlagsMutuallyExclusive("to", "for")
 	cmd.MarkFlagsMutuallyExclusive("to", "into-existing")
 	cmd.MarkFlagsMutuallyExclusive("for", "into-existing")
@@ -128,7 +130,7 @@ func (f *importFlags) run(ctx context.Context, console *cli.Console, database *c
 	if err != nil {
 		return res, err
 	}
-	defer func() { err = errors.Join(err, closeRejects()) }()
+	defer func() { err = closeRejects(err) }()
 	limitMemory()
 	err = onDatabase(ctx, database, "import storelog", func(conn *pgx.Conn, target *cli.Target) error {
 		progress := console.Progress()
@@ -176,34 +178,33 @@ func (f *importFlags) version() (schema.Version, error) {
 	return v, nil
 }
 
-// openRejects opens the file for rejected records, which must be new. If
-// nothing was rejected, closing removes it again.
-func openRejects(name string) (io.Writer, func() error, error) {
-	if name == "" {
-		return nil, func() error { return nil }, nil
-	}
-	file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // the operator names the file
-	if err != nil {
-		return nil, nil, fmt.Errorf("open the file for rejected records: %w", err)
-	}
-	return file, func() error {
-		info, err := file.Stat()
-		if err = errors.Join(err, file.Close()); err != nil {
-			return fmt.Errorf("write rejected records: %w", err)
+// completeTarget completes the values of --to and --for: the versions that an
+// import can make, and the releases that accept them.
+func completeTarget(cmd *cobra.Command) {
+	var versions, releases []string
+	for _, v := range schema.All() {
+		if accepting := v.Releases(); len(accepting) > 0 {
+			versions = append(versions, string(v))
+			releases = append(releases, accepting...)
 		}
-		if info.Size() == 0 {
-			return os.Remove(file.Name())
+	}
+	for name, values := range map[string][]string{"to": versions, "for": releases} {
+		if err := cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+			panic(err) // the flag was added before
 		}
-		return nil
-	}, nil
+	}
 }
 
 // explain adds what to do about an error.
 func (f *importFlags) explain(err error) error {
-	if _, ok := errors.AsType[*importer.RejectedError](err); ok {
-		return fmt.Errorf("%w\nNothing was imported. To see all that is wrong: smpq inspect log; to import the rest: --max-rejects and --rejects", err)
+	rejected, ok := errors.AsType[*importer.RejectedError](err)
+	switch {
+	case !ok:
+		return err
+	case rejected.Conflict:
+		return fmt.Errorf("%w\nNothing was imported. To see all conflicts: --dry-run --max-rejects -1 --rejects FILE", err)
 	}
-	return err
+	return fmt.Errorf("%w\nNothing was imported. To see all that is wrong: smpq inspect log; to import the rest: --max-rejects and --rejects", err)
 }
 
 // tempDir returns the folder for large temporary files: $TMPDIR, else /var/tmp,

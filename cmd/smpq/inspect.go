@@ -131,14 +131,16 @@ DH secrets, the data of links and the bodies of messages are left out without
 			if err != nil {
 				return err
 			}
-			result := struct {
-				Schema string                `json:"schema"`
-				Queues []inspect.QueueReport `json:"queues"`
-			}{s.Name, queues}
-			return out.Write(cmd.OutOrStdout(), result, queuesTable(queues))
+			return out.Write(cmd.OutOrStdout(), queuesResult{s.Name, queues}, queuesTable(queues))
 		})
 	}
 	return cmd
+}
+
+// A queuesResult is the queues that have an id.
+type queuesResult struct {
+	Schema string                `json:"schema"`
+	Queues []inspect.QueueReport `json:"queues"`
 }
 
 // byFlag is a flag's value for one of a queue's ids.
@@ -334,14 +336,16 @@ func newInspectServiceList(console *cli.Console) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			result := struct {
-				Schema   string                  `json:"schema"`
-				Services []inspect.ServiceReport `json:"services"`
-			}{s.Name, services}
-			return out.Write(cmd.OutOrStdout(), result, servicesTable(services))
+			return out.Write(cmd.OutOrStdout(), servicesResult{s.Name, services}, servicesTable(services))
 		})
 	}
 	return cmd
+}
+
+// A servicesResult is all services of a schema.
+type servicesResult struct {
+	Schema   string                  `json:"schema"`
+	Services []inspect.ServiceReport `json:"services"`
 }
 
 func servicesTable(services []inspect.ServiceReport) cli.Table {

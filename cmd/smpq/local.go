@@ -33,6 +33,15 @@ func addDataFlag(cmd *cobra.Command) func() (string, error) {
 	}
 }
 
+// A localResult is the state of the private PostgreSQL.
+type localResult struct {
+	Folder    string `json:"folder"`
+	State     string `json:"state"`                // "not made", "stopped" or "running"
+	Release   int    `json:"release,omitempty"`    // of PostgreSQL
+	PID       int    `json:"pid,omitempty"`        // if running
+	SocketDir string `json:"socket_dir,omitempty"` // if running
+}
+
 func newLocalStatus() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
@@ -51,13 +60,7 @@ func newLocalStatus() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		result := struct {
-			Folder    string `json:"folder"`
-			State     string `json:"state"`                // "not made", "stopped" or "running"
-			Release   int    `json:"release,omitempty"`    // of PostgreSQL
-			PID       int    `json:"pid,omitempty"`        // if running
-			SocketDir string `json:"socket_dir,omitempty"` // if running
-		}{dir, s.State.String(), s.Version, s.PID, s.SocketDir}
+		result := localResult{dir, s.State.String(), s.Version, s.PID, s.SocketDir}
 		t := cli.Table{Columns: []string{"name", "value"}, Plain: true}
 		t.Add("folder", dir)
 		t.Add("state", result.State)

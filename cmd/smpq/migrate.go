@@ -69,15 +69,18 @@ converted, and nothing is changed. The exit status is 1 if it cannot be used.`,
 	return cmd
 }
 
+// A stateResult is the state of a schema.
+type stateResult struct {
+	schema.State
+	Newest   schema.Version `json:"newest"` // that this program knows
+	Releases []string       `json:"releases"`
+}
+
 // writeState prints what a schema is. It returns the reason for which it is
 // refused, if there is one, which is not printed twice.
 func writeState(w io.Writer, out *cli.Output, s schema.State, refused error) error {
 	releases := append([]string{}, s.Version.Releases()...)
-	result := struct {
-		schema.State
-		Newest   schema.Version `json:"newest"` // that this program knows
-		Releases []string       `json:"releases"`
-	}{s, schema.Newest, releases}
+	result := stateResult{s, schema.Newest, releases}
 
 	t := cli.Table{Columns: []string{"name", "value"}, Plain: true}
 	t.Add("schema", s.Schema)

@@ -62,6 +62,12 @@ type schemaVersion struct {
 	Releases []string       `json:"releases"`
 }
 
+// A versionResult says what program this is and which schemas it knows.
+type versionResult struct {
+	build
+	Schemas []schemaVersion `json:"schemas"` // the oldest first
+}
+
 func newVersion() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "version",
@@ -72,10 +78,7 @@ func newVersion() *cobra.Command {
 	}
 	out := cli.AddOutputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		result := struct {
-			build
-			Schemas []schemaVersion `json:"schemas"`
-		}{build: readBuild()}
+		result := versionResult{build: readBuild()}
 		t := cli.Table{Columns: []string{"name", "value"}, Plain: true}
 		t.Add("version", result.Version)
 		t.Add("commit", cmp.Or(result.Commit, "unknown"))

@@ -14,12 +14,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/smpq/smpq/internal/atomicfile"
+	"github.com/smpq/smpq/internal/storelog"
 )
 
-const (
-	startSuffix = ".start" // of the log that a router is compacting
-	asideSuffix = ".bak"   // of what was set aside
-)
+// asideSuffix ends the name of what was set aside.
+const asideSuffix = ".bak"
 
 // timeFormat is the form of the time in the name of a log that a router has
 // compacted: UTC, without trailing zeros of the fraction. With any other form a
@@ -108,7 +107,7 @@ func (s *swap) undo() error {
 	if s.unfinished {
 		return nil
 	}
-	err := atomicfile.RenameNew(s.name+startSuffix, s.name)
+	err := atomicfile.RenameNew(s.name+storelog.StartSuffix, s.name)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrExist) {
 		return nil // it has not been moved
 	}
@@ -123,7 +122,7 @@ func (s *swap) keepLink() (err error) {
 
 // moveToStart does what a router does in the place of keepLink.
 func (s *swap) moveToStart() error {
-	return s.durable(os.Rename(s.name, s.name+startSuffix))
+	return s.durable(os.Rename(s.name, s.name+storelog.StartSuffix))
 }
 
 // setAside moves an incomplete log out of the way.
@@ -149,7 +148,7 @@ func (s *swap) setAside() error {
 
 // keepStart gives name.start the name of a compacted log.
 func (s *swap) keepStart() (err error) {
-	s.original, err = s.keep(atomicfile.RenameNew, s.name+startSuffix)
+	s.original, err = s.keep(atomicfile.RenameNew, s.name+storelog.StartSuffix)
 	return err
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/smpq/smpq/internal/atomicfile"
+	"github.com/smpq/smpq/internal/storelog"
 )
 
 const (
@@ -21,7 +22,7 @@ const (
 // whatRoutersRead returns what a router takes for its log.
 func whatRoutersRead(t *testing.T, name string) string {
 	t.Helper()
-	content, err := os.ReadFile(name + startSuffix)
+	content, err := os.ReadFile(name + storelog.StartSuffix)
 	if errors.Is(err, fs.ErrNotExist) {
 		content, err = os.ReadFile(name)
 	}
@@ -68,7 +69,7 @@ func TestSwapStopped(t *testing.T) {
 					}
 				}
 				if tc.unfinished {
-					write(name+startSuffix, oldLog)
+					write(name+storelog.StartSuffix, oldLog)
 					write(name, "the n")
 				} else {
 					write(name, oldLog)
@@ -115,7 +116,7 @@ func TestSwapFails(t *testing.T) {
 		name := filepath.Join(t.TempDir(), "store.log")
 		old := name
 		if unfinished {
-			old += startSuffix
+			old += storelog.StartSuffix
 		}
 		if err := os.WriteFile(old, []byte(oldLog), 0o600); err != nil {
 			t.Fatal(err)

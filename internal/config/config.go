@@ -27,11 +27,12 @@ const maxSize = 1 << 20
 // A File is a parsed configuration file.
 type File struct {
 	path    string
-	entries []Entry
+	entries []entry
 }
 
-// An Entry is one key of a file with its value.
-type Entry struct {
+// An entry is one key of a file with its value. A File has them in its order,
+// those that nothing reads included.
+type entry struct {
 	Section string // "" above the first section header
 	Key     string
 	Value   string // may be empty; may be a secret
@@ -106,7 +107,7 @@ func Parse(path string, r io.Reader) (*File, error) {
 // parseLine reads one line. It returns a key with its value, or changes the
 // section, or does neither. The reason is "" unless the line is malformed; it
 // never quotes the line, which may hold a password.
-func parseLine(text string, section *string) (e Entry, reason string) {
+func parseLine(text string, section *string) (e entry, reason string) {
 	if !utf8.ValidString(text) || strings.ContainsAny(text, "\x00\ufeff") {
 		return e, "not text in UTF-8"
 	}
@@ -131,32 +132,25 @@ func parseLine(text string, section *string) (e Entry, reason string) {
 	if key == "" {
 		return e, "no key before the separator"
 	}
-	return Entry{Section: *section, Key: key, Value: strings.TrimSpace(text[i+1:])}, ""
+	return entry{Section: *section, Key: key, Value: strings.TrimSpace(text[i+1:])}, ""
 }
-
-// Path returns the path that the file was read from.
-func (f *File) Path() string { return f.path }
-
-// Entries returns all keys of the file with their values, in file order, those
-// that nothing reads included. The caller must not change the slice.
-func (f *File) Entries() []Entry { return f.entries }
 
 // lookup returns the entry of a key. A key that is given twice with different
 // values is an error, since it depends on the reader which of them counts.
-func (f *File) lookup(section, key string) (Entry, bool, error) {
-	var found Entry
+func (f *File) lookup(section, key string) (entry, bool, error) {
+	var found entry
 	for _, e := range f.entries {
 		switch {
 		case e.Section != section || e.Key != key:
 		case found.Line == 0:
 			found = e
 		case found.Value != e.Value:
-			return Entry{}, false, f.invalid(e, fmt.Sprintf("has another value in line %d", found.Line))
+			return entry{}, false, f.invalid(e, fmt.Sprintf("has another value in line %d", found.Line))
 		}
 	}
 	return found, found.Line != 0, nil
 }
 
-func (f *File) invalid(e Entry, reason string) *ValueError {
+func (f *File) invalid(e entry, reason string) *ValueError {
 	return &ValueError{Path: f.path, Line: e.Line, Section: e.Section, Key: e.Key, Reason: reason}
 }

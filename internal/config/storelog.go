@@ -33,7 +33,7 @@ type StoreLog struct {
 // HasStoreLog reports whether there are keys in the section [STORE_LOG]: every
 // file that is meant for a router has some.
 func (f *File) HasStoreLog() bool {
-	return slices.ContainsFunc(f.entries, func(e Entry) bool { return e.Section == storeLogSection })
+	return slices.ContainsFunc(f.entries, func(e entry) bool { return e.Section == storeLogSection })
 }
 
 const storeLogSection = "STORE_LOG"
@@ -83,7 +83,7 @@ func (r *reader) word(key, absent string, words ...string) string {
 	return e.Value
 }
 
-func (r *reader) lookup(key string) (Entry, bool) {
+func (r *reader) lookup(key string) (entry, bool) {
 	e, found, err := r.file.lookup(r.section, key)
 	if err != nil && r.err == nil {
 		r.err = err
@@ -91,7 +91,7 @@ func (r *reader) lookup(key string) (Entry, bool) {
 	return e, found
 }
 
-func (r *reader) fail(e Entry, reason string) {
+func (r *reader) fail(e entry, reason string) {
 	if r.err == nil {
 		r.err = r.file.invalid(e, reason)
 	}

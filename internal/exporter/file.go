@@ -12,6 +12,7 @@ import (
 
 	"github.com/smpq/smpq/internal/atomicfile"
 	"github.com/smpq/smpq/internal/store"
+	"github.com/smpq/smpq/internal/storelog"
 )
 
 // Why a file is not written.
@@ -58,9 +59,6 @@ func storeLogFile(ctx context.Context, conn *pgx.Conn, s store.Schema, name stri
 	return sum, t.commit(f)
 }
 
-// startSuffix ends the name of the log that smp-server is compacting.
-const startSuffix = ".start"
-
 // A target is the file to export to.
 type target struct {
 	name     string // without symbolic links, if it is to be replaced
@@ -95,8 +93,8 @@ func newTarget(name string, force bool) (*target, error) {
 	default:
 		t.replaces = info
 	}
-	if _, err := os.Lstat(t.name + startSuffix); err == nil {
-		t.shadow = t.name + startSuffix
+	if _, err := os.Lstat(t.name + storelog.StartSuffix); err == nil {
+		t.shadow = t.name + storelog.StartSuffix
 		if !force {
 			return nil, fmt.Errorf("%w: %s, which smp-server left when it was stopped while it compacted a log, and which it reads instead of the log: move it away, or say --force",
 				ErrExists, t.shadow)

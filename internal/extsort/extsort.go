@@ -58,8 +58,8 @@ type ref struct {
 const (
 	refSize = 2 * 16 // bytes of memory for a ref, and for sorting it
 
-	// DefaultMergeMemory is the memory in bytes for reading runs back.
-	DefaultMergeMemory = 32 << 20
+	// mergeMemory is the memory in bytes for reading runs back.
+	mergeMemory = 32 << 20
 
 	minReadBuffer = 4 << 10
 	maxReadBuffer = 1 << 20
@@ -69,7 +69,7 @@ const (
 
 // New returns a Sorter that makes its temporary files in dir.
 func New(dir string) *Sorter {
-	return &Sorter{dir: dir, mergeMemory: DefaultMergeMemory}
+	return &Sorter{dir: dir, mergeMemory: mergeMemory}
 }
 
 // Close frees the memory and the disk space of s.
@@ -82,17 +82,6 @@ func (s *Sorter) Close() error {
 	}
 	s.files, s.runs = nil, nil
 	return errors.Join(errs...)
-}
-
-// Spilled returns the number of bytes that s keeps on disk.
-func (s *Sorter) Spilled() int64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var n int64
-	for _, r := range s.runs {
-		n += r.size
-	}
-	return n
 }
 
 // A Writer adds records to its Sorter. It serves one goroutine; several Writers

@@ -58,8 +58,8 @@ func replay(t testing.TB, log []byte) replayed {
 	defer f.Close()
 	r := replayed{problems: map[storelog.ProblemKind]int64{}}
 	state, err := storelog.Replay(t.Context(), f, storelog.Options{
-		TempDir:             dir,
-		DropUnknownServices: true,
+		TempDir:     dir,
+		ForDatabase: true,
 		OnProblem: func(p storelog.Problem) error {
 			r.problems[p.Kind]++
 			return nil

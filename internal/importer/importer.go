@@ -91,6 +91,9 @@ type RejectedError struct {
 	Place string // "line 12, column 5", or the queue for a conflict
 	Cause string
 	Max   int64
+
+	// Conflict: nothing is wrong with the record, but the schema has another.
+	Conflict bool
 }
 
 // Error names file and place.
@@ -141,6 +144,14 @@ func (im *importing) run(ctx context.Context) (err error) {
 		im.o.Log.WarnContext(ctx, "a router was stopped while it compacted the log; reading what it would read at its next start",
 			slog.String("file", im.file.Name()))
 	}
+	// Before anything is looked at: another smpq could change it.
+	if !im.o.DryRun {
+		unlock, lockErr := schema.Lock(ctx, im.conn, im.o.Schema, "import")
+		if lockErr != nil {
+			return lockErr
+		}
+		defer func() { err = errors.Join(err, unlock(context.WithoutCancel(ctx))) }()
+	}
 	state, err := schema.Inspect(ctx, im.conn, im.o.Schema)
 	if err != nil {
 		return err
@@ -152,13 +163,6 @@ func (im *importing) run(ctx context.Context) (err error) {
 	im.setVersion(im.o.Version)
 	if !isNew {
 		im.setVersion(state.Version)
-	}
-	if !im.o.DryRun {
-		unlock, err := schema.Lock(ctx, im.conn, im.o.Schema, "import")
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, unlock(context.WithoutCancel(ctx))) }()
 	}
 	if isNew {
 		if err := im.probe(ctx); err != nil {
@@ -201,11 +205,11 @@ func (im *importing) probe(ctx context.Context) error {
 func (im *importing) replay(ctx context.Context) (*storelog.State, error) {
 	im.o.Progress.Phase("reading log", im.file.Size(), "bytes")
 	log, err := storelog.Replay(ctx, im.file, storelog.Options{
-		TempDir:             im.o.TempDir,
-		Memory:              im.o.Memory,
-		OnProblem:           im.rejects.problem,
-		Progress:            im.o.Progress.Add,
-		DropUnknownServices: true,
+		TempDir:     im.o.TempDir,
+		Memory:      im.o.Memory,
+		OnProblem:   im.rejects.problem,
+		Progress:    im.o.Progress.Add,
+		ForDatabase: true,
 	})
 	if err != nil {
 		return nil, err

@@ -19,7 +19,7 @@ func (im *importing) merge(ctx context.Context, log *storelog.State) (err error)
 		return fmt.Errorf("begin transaction: %w", err)
 	}
 	defer func() {
-		if err != nil || im.o.DryRun {
+		if err != nil || im.o.DryRun || im.res.Unchanged {
 			err = errors.Join(err, rollback(ctx, tx))
 		}
 	}()
@@ -58,8 +58,7 @@ func (im *importing) merge(ctx context.Context, log *storelog.State) (err error)
 		return err
 	}
 	im.res.Present, err = m.Compare(ctx, func(c store.Conflict) error {
-		im.res.Conflicts++
-		return im.rejects.reject("queue "+c.Queue.RecipientID.String(), c.Reason, storelog.AppendQueue(nil, &c.Queue))
+		return im.rejects.reject("queue "+c.Queue.RecipientID.String(), c.Reason, storelog.AppendQueue(nil, &c.Queue), true)
 	})
 	if err != nil {
 		return err
@@ -71,7 +70,7 @@ func (im *importing) merge(ctx context.Context, log *storelog.State) (err error)
 	if err := im.verifyMerge(ctx, m, tx, s); err != nil {
 		return err
 	}
-	if im.o.DryRun {
+	if im.o.DryRun || im.res.Unchanged {
 		return nil
 	}
 	if err := store.Analyze(ctx, tx, s); err != nil {
@@ -90,10 +89,9 @@ func (im *importing) mergeServices(ctx context.Context, m *store.Merge, log *sto
 		sv := match.Service
 		switch {
 		case match.Refused != "":
-			im.res.Conflicts++
 			text := storelog.Append(nil, &storelog.NewService{Service: sv})
 			reason := fmt.Sprintf("%s; %d associations of queues are left out", match.Refused, match.Queues)
-			if err := im.rejects.reject("service "+sv.ID.String(), reason, text); err != nil {
+			if err := im.rejects.reject("service "+sv.ID.String(), reason, text, true); err != nil {
 				return 0, err
 			}
 		case match.Known.IsZero():

@@ -22,7 +22,7 @@ type rejects struct {
 func (r *rejects) problem(p storelog.Problem) error {
 	switch {
 	case p.Kind.Loses():
-		return r.reject(p.Place(), p.Reason, p.Text)
+		return r.reject(p.Place(), p.Reason, p.Text, false)
 	case p.Kind == storelog.Late:
 		r.res.Ignored++
 	default:
@@ -31,9 +31,13 @@ func (r *rejects) problem(p storelog.Problem) error {
 	return nil
 }
 
-// reject takes a record that is left out: where it is, why, and its text.
-func (r *rejects) reject(place, reason string, text []byte) error {
+// reject takes a record that is left out: where it is, why, its text, and whether
+// the schema is the reason.
+func (r *rejects) reject(place, reason string, text []byte, conflict bool) error {
 	r.res.Rejected++
+	if conflict {
+		r.res.Conflicts++
+	}
 	if r.to != nil {
 		// A reason never holds an LF, and a record that starts with '#' is none.
 		line := fmt.Appendf(nil, "# %s: %s\n", place, reason)
@@ -43,7 +47,7 @@ func (r *rejects) reject(place, reason string, text []byte) error {
 		}
 	}
 	if r.max >= 0 && r.res.Rejected > r.max {
-		return &RejectedError{File: r.file, Place: place, Cause: reason, Max: r.max}
+		return &RejectedError{File: r.file, Place: place, Cause: reason, Max: r.max, Conflict: conflict}
 	}
 	return nil
 }

@@ -571,3 +571,131 @@ func TestRejectsNotWritten(t *testing.T) {
 		t.Error("a schema was left behind")
 	}
 }
+
+// What the tables hold is compared with the log before the commit: any change on
+// the way there is found, and the import undone.
+func TestVerificationFails(t *testing.T) {
+	log := filepath.Join(realData, "1-storelog/memory/1-raw.log")
+	for _, c := range []struct{ name, tag, change string }{
+		{"queue", "CREATE INDEX", `update smp_server.msg_queues set rcv_dh_secret = decode(repeat('00', 32), 'hex') where ctid = '(0,1)'`},
+		{"missing queue", "CREATE INDEX", `delete from smp_server.msg_queues where ctid = '(0,1)'`},
+		{"service", "CREATE INDEX", `update smp_server.services set created_at = 1`},
+		{"aggregates", "CREATE INDEX", `update smp_server.services set queue_count = 99`},
+		{"merge", "ALTER TABLE", `update smp_server.msg_queues set status = 'off' where status = 'active'`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			conn := connect(t, pgtest.DSN(t))
+			o := options()
+			o.Merge = c.name == "merge"
+			if o.Merge {
+				if _, err := importFile(t, conn, filepath.Join(realData, "1-storelog/journal/1-raw.log"), o); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var before string
+			if o.Merge {
+				before = tables(t, conn)
+			}
+			pgtest.Exec(t, conn, fmt.Sprintf(`
+				create function public.spoil() returns event_trigger language plpgsql as $$
+				begin
+				  if exists (select from pg_attribute where attrelid = to_regclass('smp_server.services') and attname = 'queue_count') then
+				    execute %s;
+				  end if;
+				end $$;
+				create event trigger spoil on ddl_command_end when tag in ('%s') execute function public.spoil()`,
+				"'"+strings.ReplaceAll(c.change, "'", "''")+"'", c.tag))
+			res, err := importFile(t, conn, log, o)
+			if !errors.Is(err, ErrDifferent) || res.Verified {
+				t.Errorf("got %v, verified %v", err, res.Verified)
+			}
+			pgtest.Exec(t, conn, "drop event trigger spoil")
+			if o.Merge {
+				if tables(t, conn) != before {
+					t.Error("the tables were changed")
+				}
+			} else if exists(t, conn) {
+				t.Error("a schema was left behind")
+			}
+		})
+	}
+}
+
+// Services that the schema has under other ids, even under each other's, are
+// told apart by their certificates.
+func TestMergeServicesSwapped(t *testing.T) {
+	lines := slices.Collect(strings.Lines(read(t, realData, "2-import/variants/00-base/input.log")))
+	id := func(line string) string {
+		_, rest, _ := strings.Cut(line, "service_id=")
+		return strings.Fields(rest)[0]
+	}
+	one, two := id(lines[0]), id(lines[1])
+	swap := strings.NewReplacer(one, two, two, one)
+	// Both services receive messages, and each has a queue.
+	role := strings.NewReplacer("role=N", "role=M")
+	services := role.Replace(lines[0] + lines[1])
+	conn := connect(t, pgtest.DSN(t))
+	if _, err := importFile(t, conn, write(t, services), options()); err != nil {
+		t.Fatal(err)
+	}
+	queues := ""
+	for i, service := range []string{one, two} {
+		_, rid, _ := strings.Cut(strings.Fields(lines[2+i])[1], "=")
+		queues += lines[2+i] + "QUEUE_SERVICE " + rid + " R " + service + "\n"
+	}
+	o := options()
+	o.Merge = true
+	if _, err := importFile(t, conn, write(t, swap.Replace(services+queues)), o); err != nil {
+		t.Fatal(err)
+	}
+	want := connect(t, pgtest.DSN(t))
+	if _, err := importFile(t, want, write(t, services+queues), options()); err != nil {
+		t.Fatal(err)
+	}
+	const query = "select recipient_id, rcv_service_id from msg_queues order by 1"
+	if diff := cmp.Diff(csv(t, want, query), csv(t, conn, query)); diff != "" {
+		t.Errorf("services of queues (-want +got):\n%s", diff)
+	}
+}
+
+// A merge that adds nothing does not wait for a router's open transaction.
+func TestMergeOfNothingDoesNotWait(t *testing.T) {
+	dsn := pgtest.DSN(t)
+	conn, router := connect(t, dsn), connect(t, dsn)
+	log := filepath.Join(realData, "1-storelog/memory/1-raw.log")
+	if _, err := importFile(t, conn, log, options()); err != nil {
+		t.Fatal(err)
+	}
+	pgtest.Exec(t, router, "begin; update smp_server.msg_queues set updated_at = updated_at")
+	o := options()
+	o.Merge = true
+	if res, err := importFile(t, conn, log, o); err != nil || !res.Unchanged {
+		t.Errorf("result %+v, %v", res, err)
+	}
+}
+
+// What has no place in the database is rejected with its line, not found by the
+// database at the end.
+func TestNoPlaceInDatabase(t *testing.T) {
+	service := strings.SplitAfter(read(t, realData, "2-import/variants/00-base/input.log"), "\n")[0]
+	_, rest, _ := strings.Cut(service, " cert=")
+	cert := strings.Fields(rest)[0]
+	leaf, _, _ := strings.Cut(cert, ",")
+	long := strings.Repeat("AAAA", 1000)
+	for _, c := range []struct{ name, log, want string }{
+		{"no certificate", strings.Replace(service, cert, "", 1), "line 1: service "},
+		{"256 certificates", strings.Replace(service, cert, strings.Repeat(leaf+",", 255)+leaf, 1), "line 1: service "},
+		{"long id", "SUSPEND " + long + "\n", "line 1, column 9: id of 3000 bytes"},
+		{"long hash", regexp.MustCompile("cert_hash=[^ ]*").ReplaceAllString(service, "cert_hash="+long), "line 1, column "},
+	} {
+		conn := connect(t, pgtest.DSN(t))
+		if _, err := importFile(t, conn, write(t, c.log), options()); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v, want %s", c.name, err, c.want)
+		}
+		o := options()
+		o.MaxRejects = -1
+		if res, err := importFile(t, conn, write(t, c.log), o); err != nil || res.Rejected != 1 {
+			t.Errorf("%s, rejected: %+v, %v", c.name, res, err)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package inspect
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -93,6 +94,22 @@ func (r *recorder) Phase(name string, total int64, unit string) {
 }
 
 func (r *recorder) Add(n int64) { r.done[len(r.done)-1] += n }
+
+// A log of many blocks is read to its end, not further.
+func TestLogProgress(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "store.log")
+	log := bytes.Repeat([]byte("SUSPEND AAECAwQFBgcICQoLDA0ODxAREhMUFRYX\n"), 100_000)
+	if err := os.WriteFile(name, log, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var progress recorder
+	if _, err := Log(t.Context(), name, LogOptions{TempDir: t.TempDir(), Progress: &progress}); err != nil {
+		t.Fatal(err)
+	}
+	if got := progress.done[0]; got != int64(len(log)) {
+		t.Errorf("%d bytes of %d", got, len(log))
+	}
+}
 
 // Of each kind of problem the first lines are named, though they are found in
 // another order.

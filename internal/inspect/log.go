@@ -99,17 +99,16 @@ type logInspection struct {
 	o        LogOptions
 	report   LogReport
 	problems [storelog.Unterminated + 1]LogProblems // by kind
-	progress int64
 }
 
 func (in *logInspection) replay(ctx context.Context, f *storelog.File) (err error) {
 	r := &in.report
 	in.phase("reading", f.Size(), "bytes")
 	state, err := storelog.Replay(ctx, f, storelog.Options{
-		TempDir:             in.o.TempDir,
-		OnProblem:           in.problem,
-		Progress:            func(n int64) { in.add(n - in.progress) },
-		DropUnknownServices: true,
+		TempDir:     in.o.TempDir,
+		OnProblem:   in.problem,
+		Progress:    in.add,
+		ForDatabase: true,
 	})
 	if err != nil {
 		return err
@@ -164,14 +163,12 @@ func (in *logInspection) problem(p storelog.Problem) error {
 }
 
 func (in *logInspection) phase(name string, total int64, unit string) {
-	in.progress = 0
 	if in.o.Progress != nil {
 		in.o.Progress.Phase(name, total, unit)
 	}
 }
 
 func (in *logInspection) add(n int64) {
-	in.progress += n
 	if in.o.Progress != nil {
 		in.o.Progress.Add(n)
 	}

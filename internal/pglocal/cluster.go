@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
+	"strings"
 	"sync"
 	"time"
 )
@@ -211,8 +212,9 @@ func (c *Cluster) DSN(database string) string {
 		Scheme: "postgres",
 		User:   url.User(superuser),
 		Path:   "/" + database,
-		// What is not said here can come from the environment.
-		RawQuery: "host=" + url.PathEscape(c.server.socketDir) + "&port=" + c.server.port + "&sslmode=disable",
+		// What is not said here can come from the environment. For libpq, a + is
+		// no space.
+		RawQuery: "host=" + strings.ReplaceAll(url.QueryEscape(c.server.socketDir), "+", "%20") + "&port=" + c.server.port + "&sslmode=disable",
 	}
 	return u.String()
 }

@@ -399,7 +399,7 @@ func TestSocketLost(t *testing.T) {
 
 func TestUnusualNames(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"-D 'quoted\" $HOME;`id`\\\\ 100% +größe", "comma,comma"} {
+	for _, name := range []string{"-D 'quoted\" $HOME;`id`\\\\ 100% +größe&port=1", "comma,comma"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			home := filepath.Join(newDir(t), name)

@@ -111,13 +111,13 @@ func ReadKeys(r *smp.TextReader) []smp.PublicKey {
 			return nil
 		}
 		if !r.Skip(",") {
-			break
+			return keys
+		}
+		if len(keys) == smp.MaxShort {
+			r.Fail(r.Offset(), "more than 255 recipient keys")
+			return nil
 		}
 	}
-	if len(keys) > smp.MaxShort {
-		r.Fail(r.Offset(), "more than 255 recipient keys")
-	}
-	return keys
 }
 
 // AppendBinaryKeys appends the binary encoding of recipient keys to b, as in

@@ -198,7 +198,10 @@ func ReadService(r *smp.TextReader) Service {
 	r.Expect(" cert=")
 	s.CertChain = readCertChain(r)
 	r.Expect(" cert_hash=")
-	s.CertHash = r.Bytes()
+	start := r.Offset()
+	if s.CertHash = r.Bytes(); len(s.CertHash) > smp.MaxID {
+		r.Fail(start, fmt.Sprintf("certificate hash of %d bytes: more than %d have no place in an index", len(s.CertHash), smp.MaxID))
+	}
 	r.Expect(" created_at=")
 	s.CreatedAt = r.Int64()
 	return s

@@ -58,8 +58,13 @@ func (e *LockedError) Error() string {
 // attempts is how often Lock tries when the holder vanishes before it is named.
 const attempts = 3
 
+// lockWait is how long Lock waits. A server notices within a second that a client
+// is gone, see session.
+const lockWait = "2500ms"
+
 // Lock takes the lock under which one smpq at a time changes a schema, or fails
-// at once with a *LockedError. The lock belongs to the connection's session: it
+// with a *LockedError. It waits for a moment, as the lock of a program that was
+// killed just now still goes on; not so in a transaction. The lock belongs to the connection's session: it
 // ends with unlock or with the session, whatever happens, and the same session
 // may take it again. It needs a session of its own, so it does not work through a
 // pooler in transaction mode. It does not keep smp-server away, which knows
@@ -86,6 +91,11 @@ func Lock(ctx context.Context, conn *pgx.Conn, schema, purpose string) (unlock f
 		if err != nil {
 			return nil, fmt.Errorf("lock schema %s: %w", Quote(schema), err)
 		}
+		if !ok && conn.PgConn().TxStatus() == 'I' {
+			if ok, err = waitLock(ctx, conn, key); err != nil {
+				return nil, fmt.Errorf("lock schema %s: %w", Quote(schema), err)
+			}
+		}
 		if ok {
 			unlock := func(ctx context.Context) error { return unlockSession(ctx, conn, schema, before) }
 			if err := (session{name: "smpq " + purpose, check: "1s"}).set(ctx, conn); err != nil {
@@ -105,6 +115,31 @@ func Lock(ctx context.Context, conn *pgx.Conn, schema, purpose string) (unlock f
 	return nil, fmt.Errorf("lock schema %s: others take and release it all the time: try again", Quote(schema))
 }
 
+// waitLock waits for the lock, longer than a server takes to notice that the
+// client which had it is gone.
+func waitLock(ctx context.Context, conn *pgx.Conn, key int32) (ok bool, err error) {
+	var before string
+	err = conn.QueryRow(ctx, "select current_setting('lock_timeout')").Scan(&before)
+	if err != nil {
+		return false, err
+	}
+	set := func(ctx context.Context, timeout string) error {
+		_, err := conn.Exec(ctx, "select set_config('lock_timeout', $1, false)", timeout)
+		return err
+	}
+	if err := set(ctx, lockWait); err != nil {
+		return false, err
+	}
+	_, err = conn.Exec(ctx, "select pg_advisory_lock($1, $2)", int32(lockClass), key)
+	if code(err) == lockNotAvailable {
+		return false, set(ctx, before)
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, set(ctx, before)
+}
+
 // lockKey is the part of the lock's key that stands for the schema. Two schemas
 // may share it, and then exclude each other without need.
 func lockKey(schema string) int32 {
@@ -115,6 +150,9 @@ func lockKey(schema string) int32 {
 
 // unlockSession gives the lock and the session's former parameters back.
 func unlockSession(ctx context.Context, conn *pgx.Conn, schema string, before session) error {
+	if conn.IsClosed() {
+		return nil // the lock ended with the session
+	}
 	var held bool
 	err := conn.QueryRow(ctx, "select pg_advisory_unlock($1, $2)", int32(lockClass), lockKey(schema)).Scan(&held)
 	if err != nil {

@@ -41,10 +41,7 @@ func DecodeBase64(text []byte) ([]byte, error) {
 // The decoder of the standard library needs to be told where the value ends, and
 // takes twice the time. Most of a store log is base64url.
 func decodeBase64(buf, text []byte) (out []byte, length int, err error) {
-	word := bytes.IndexByte(text, ' ')
-	if word < 0 {
-		word = len(text)
-	}
+	word := valueSpan(text)
 	const slack = 8 // eight bytes are written at a time, six of them for good
 	out = slices.Grow(buf[:0], word/4*3+slack)
 	out = out[:cap(out)]
@@ -85,6 +82,24 @@ func decodeBase64(buf, text []byte) (out []byte, length int, err error) {
 		return nil, i, errBase64NonCanonical
 	}
 	return out, i, nil
+}
+
+// valueSpan returns a bound for the length of the value at the start of text,
+// which a space or a comma ends. It looks no further than twice its result: text
+// may be a long list of short values.
+func valueSpan(text []byte) int {
+	for size := 128; ; size *= 2 {
+		window := text[:min(size, len(text))]
+		if i := bytes.IndexByte(window, ' '); i >= 0 {
+			window = window[:i]
+		}
+		if i := bytes.IndexByte(window, ','); i >= 0 {
+			window = window[:i]
+		}
+		if len(window) < size {
+			return len(window)
+		}
+	}
 }
 
 // base64Values maps characters to their values, or to notBase64.

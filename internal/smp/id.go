@@ -9,6 +9,11 @@ import (
 // accept any length from one byte on.
 const IDSize = 24
 
+// MaxID is the length in bytes of the longest id that is read. The protocol has
+// one length byte for it; logs have been seen with longer ones. PostgreSQL has no
+// place in its indexes for ids that are much longer than this.
+const MaxID = 2600
+
 // An EntityID names a queue, a service or a message to one party. It is an
 // arbitrary byte string; the zero EntityID means "none". EntityIDs are
 // comparable and serve as map keys.

@@ -136,8 +136,16 @@ func (r *TextReader) bytes(buf []byte) []byte {
 	return b
 }
 
-// ID reads an entity id.
-func (r *TextReader) ID() EntityID { return NewEntityID(r.bytes(r.scratch[:0])) }
+// ID reads an entity id, of at most MaxID bytes.
+func (r *TextReader) ID() EntityID {
+	start := r.pos
+	b := r.bytes(r.scratch[:0])
+	if len(b) > MaxID {
+		r.Fail(start, fmt.Sprintf("id of %d bytes: more than %d have no place in an index", len(b), MaxID))
+		return EntityID{}
+	}
+	return NewEntityID(b)
+}
 
 // AuthKey reads a public key that authorizes commands.
 func (r *TextReader) AuthKey() PublicKey {

@@ -2,12 +2,42 @@ package store
 
 import (
 	"context"
+	"crypto/md5" //nolint:gosec // the schema's hash of queue ids, not a protection
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/smpq/smpq/internal/queue"
 )
+
+// An Aggregate stands for a set of queues, as the columns queue_count and
+// queue_ids_hash of a service do: how many there are, and the XOR of the MD5
+// digests of their ids. These are the recipient ids, or the notifier ids for a
+// service of role N.
+type Aggregate struct {
+	Count   int64
+	IDsHash [md5.Size]byte
+}
+
+func (a *Aggregate) add(id []byte) {
+	h := md5.Sum(id) //nolint:gosec // as above
+	for i := range h {
+		a.IDsHash[i] ^= h[i]
+	}
+	a.Count++
+}
+
+// ServiceAggregates are the aggregates of services in one role.
+type ServiceAggregates map[queue.ServiceID]*Aggregate
+
+func (s ServiceAggregates) add(service queue.ServiceID, id []byte) {
+	a := s[service]
+	if a == nil {
+		a = new(Aggregate)
+		s[service] = a
+	}
+	a.add(id)
+}
 
 // WrongAggregates returns the ids of services whose number or hash of queues
 // differs from their queues. It is empty for schemas without aggregates.

@@ -27,11 +27,7 @@ type Config struct {
 func Connect(ctx context.Context, c Config) (*pgx.Conn, error) {
 	cfg, err := pgx.ParseConfig(c.DSN)
 	if err != nil {
-		// The error of pgx can hold the connection string with its password.
-		if e, ok := errors.AsType[*pgconn.ParseConfigError](err); ok {
-			return nil, fmt.Errorf("connection string: %w", errors.Unwrap(e))
-		}
-		return nil, errors.New("connection string: not understood")
+		return nil, fmt.Errorf("connection string: %w", parseCause(err))
 	}
 	cfg.RuntimeParams["application_name"] = c.Application
 	conn, err := pgx.ConnectConfig(ctx, cfg)
@@ -49,6 +45,25 @@ func Connect(ctx context.Context, c Config) (*pgx.Conn, error) {
 		return nil, errors.Join(fmt.Errorf("set up the database session: %w", err), conn.Close(context.WithoutCancel(ctx)))
 	}
 	return conn, nil
+}
+
+// parseCause returns what is wrong with a connection string. The error of pgx can
+// quote the string, with its password.
+func parseCause(err error) error {
+	e, ok := errors.AsType[*pgconn.ParseConfigError](err)
+	if !ok {
+		return errors.New("not understood")
+	}
+	if cause := errors.Unwrap(e); cause != nil {
+		return cause
+	}
+	const endOfQuote = "`: "
+	text := e.Error()
+	end := strings.LastIndex(text, endOfQuote)
+	if end < 0 {
+		return errors.New("not understood")
+	}
+	return errors.New(text[end+len(endOfQuote):])
 }
 
 // A connectError says why a connection failed. The text of pgx's own error names

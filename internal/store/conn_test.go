@@ -40,6 +40,20 @@ func TestConnectHidesPassword(t *testing.T) {
 	}
 }
 
+// It is said what the mistake is, whether or not there is another error below.
+func TestConnectSaysWhatIsWrong(t *testing.T) {
+	for _, c := range []struct{ dsn, want string }{
+		{"host=h password=hunter2 port=x", "connection string: invalid port"},
+		{"host=h password=hunter2 target_session_attrs=x", "connection string: unknown target_session_attrs value: x"},
+		{"host=h password=hunter2 sslmode=x", "connection string: sslmode is invalid"},
+	} {
+		_, err := Connect(t.Context(), Config{DSN: c.dsn, Schema: "s"})
+		if err == nil || err.Error() != c.want {
+			t.Errorf("%s: %v, want %s", c.dsn, err, c.want)
+		}
+	}
+}
+
 func TestOpenSchema(t *testing.T) {
 	conn := pgtest.Conn(t, pgtest.DSN(t))
 	if _, err := OpenSchema(t.Context(), conn, "absent"); !errors.Is(err, schema.ErrMissing) {

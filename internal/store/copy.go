@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"crypto/md5" //nolint:gosec // the schema's hash of queue ids, not a protection
 	"errors"
 	"fmt"
 	"io"
@@ -12,34 +11,6 @@ import (
 
 	"github.com/smpq/smpq/internal/queue"
 )
-
-// Aggregates are the number and the hash of the queues of one service, as the
-// columns queue_count and queue_ids_hash have them: the XOR of the MD5 hashes
-// of the recipient ids, or of the notifier ids for a service of role N.
-type Aggregates struct {
-	Count int64
-	Hash  [md5.Size]byte
-}
-
-func (a *Aggregates) add(id []byte) {
-	h := md5.Sum(id) //nolint:gosec // as above
-	for i := range h {
-		a.Hash[i] ^= h[i]
-	}
-	a.Count++
-}
-
-// ServiceAggregates are the aggregates of services in one role.
-type ServiceAggregates map[queue.ServiceID]*Aggregates
-
-func (s ServiceAggregates) add(service queue.ServiceID, id []byte) {
-	a := s[service]
-	if a == nil {
-		a = new(Aggregates)
-		s[service] = a
-	}
-	a.add(id)
-}
 
 // Copied is what [CopyQueues] has written.
 type Copied struct {
@@ -227,7 +198,7 @@ func CopyServices(ctx context.Context, tx pgx.Tx, s Schema, services []queue.Ser
 		a := c.of(r.Service)
 		b = append(b[:len(b)-1], ',')
 		b = csvInt(b, a.Count)
-		b = csvBytes(append(b, ','), a.Hash[:])
+		b = csvBytes(append(b, ','), a.IDsHash[:])
 		return append(b, '\n')
 	}
 	to := Target{table: s.table("services"), freeze: true}
@@ -241,9 +212,9 @@ func CopyServices(ctx context.Context, tx pgx.Tx, s Schema, services []queue.Ser
 	return w.sum, nil
 }
 
-// of returns the aggregates of a service in its role.
-func (c Copied) of(s queue.Service) Aggregates {
-	var a *Aggregates
+// of returns the aggregate of a service in its role.
+func (c Copied) of(s queue.Service) Aggregate {
+	var a *Aggregate
 	switch s.Role {
 	case queue.RoleMessaging:
 		a = c.Recipients[s.ID]
@@ -252,7 +223,7 @@ func (c Copied) of(s queue.Service) Aggregates {
 	case queue.RoleProxy:
 	}
 	if a == nil {
-		return Aggregates{}
+		return Aggregate{}
 	}
 	return *a
 }

@@ -358,13 +358,6 @@ func readStatistics(ctx context.Context, q Querier, s Schema, table string) (sta
 	return st, nil
 }
 
-// An Aggregate stands for a set of queues: how many there are, and the XOR of the
-// MD5 digests of their ids.
-type Aggregate struct {
-	Count   int64
-	IDsHash [16]byte
-}
-
 // ServiceQueues are the live queues that are associated with a service.
 type ServiceQueues struct {
 	Rcv Aggregate // as their receiving service, by recipient id

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"strings"
@@ -64,16 +65,31 @@ type ServiceMatch struct {
 // get that id. Associations with services that cannot be added are left out.
 func (m *Merge) Services(ctx context.Context, services []queue.Service) ([]ServiceMatch, error) {
 	matches := make([]ServiceMatch, 0, len(services))
+	var from, to [][]byte
 	for _, sv := range services {
 		match, err := m.service(ctx, sv)
 		if err != nil {
 			return nil, fmt.Errorf("merge service %s: %w", sv.ID, err)
 		}
+		if match.Refused != "" || !match.Known.IsZero() && match.Known != sv.ID {
+			known, _ := match.Known.BytesValue()
+			from, to = append(from, sv.ID.Bytes()), append(to, known)
+		}
 		matches = append(matches, match)
+	}
+	replaced, err := m.replaceServices(ctx, from, to)
+	if err != nil {
+		return nil, fmt.Errorf("merge services: %w", err)
+	}
+	for i := range matches {
+		if matches[i].Refused != "" {
+			matches[i].Queues = replaced[matches[i].Service.ID]
+		}
 	}
 	return matches, nil
 }
 
+// service adds a service, unless the schema has it or refuses it.
 func (m *Merge) service(ctx context.Context, sv queue.Service) (ServiceMatch, error) {
 	match := ServiceMatch{Service: sv}
 	rows, err := m.tx.Query(ctx, `
@@ -82,58 +98,71 @@ func (m *Merge) service(ctx context.Context, sv queue.Service) (ServiceMatch, er
 	if err != nil {
 		return match, err
 	}
-	have, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (h struct {
-		id   queue.ServiceID
-		role string
-		hash []byte
-	}, err error,
-	) {
-		err = row.Scan(&h.id, &h.role, &h.hash)
-		return h, err
-	})
-	if err != nil {
+	defer rows.Close()
+	var id queue.ServiceID
+	var role string
+	var hash []byte
+	for rows.Next() {
+		if err := rows.Scan(&id, &role, &hash); err != nil {
+			return match, err
+		}
+		switch {
+		case !bytes.Equal(hash, sv.CertHash):
+			match.Refused = "the schema has another service under this id"
+		case role != string(rune(sv.Role)):
+			match.Refused = fmt.Sprintf("the schema has it with role %s", role)
+		default:
+			match.Known = id
+		}
+	}
+	if err := rows.Err(); err != nil {
 		return match, err
 	}
-	for _, h := range have {
-		switch {
-		case string(h.hash) != string(sv.CertHash):
-			match.Refused = "the schema has another service under this id"
-		case h.role != string(rune(sv.Role)):
-			match.Refused = fmt.Sprintf("the schema has it with role %s", h.role)
-		default:
-			match.Known = h.id
-		}
-	}
 	switch {
-	case match.Known == sv.ID:
-		match.Refused = ""
-		return match, nil
 	case !match.Known.IsZero():
 		match.Refused = ""
-		_, err = m.replaceService(ctx, sv.ID, match.Known)
-	case match.Refused != "":
-		match.Queues, err = m.replaceService(ctx, sv.ID, queue.ServiceID{})
-	default:
-		var row serviceRow
-		if row, err = newServiceRow(sv); err == nil {
-			_, err = m.tx.Exec(ctx, "insert into "+m.s.table("services")+" ("+names(serviceColumns, "")+") values ($1, $2, $3, $4, $5)",
-				sv.ID, string(rune(sv.Role)), row.cert, sv.CertHash, sv.CreatedAt)
+	case match.Refused == "":
+		row, err := newServiceRow(sv)
+		if err != nil {
+			return match, err
 		}
+		_, err = m.tx.Exec(ctx, "insert into "+m.s.table("services")+" ("+names(serviceColumns, "")+") values ($1, $2, $3, $4, $5)",
+			sv.ID, string(rune(sv.Role)), row.cert, sv.CertHash, sv.CreatedAt)
+		return match, err
 	}
-	return match, err
+	return match, nil
 }
 
-// replaceService changes the service of staged queues.
-func (m *Merge) replaceService(ctx context.Context, from, to queue.ServiceID) (int64, error) {
-	var n int64
-	for _, column := range [...]string{"rcv_service_id", "ntf_service_id"} {
-		tag, err := m.tx.Exec(ctx, "update "+stagedQueues+" set "+column+" = $2 where "+column+" = $1", from, to)
-		if err != nil {
-			return 0, err
-		}
-		n += tag.RowsAffected()
+// replaceServices changes the services of staged queues, all at once, as an id
+// can be both an old and a new one. It returns the number of associations by old
+// id.
+func (m *Merge) replaceServices(ctx context.Context, from, to [][]byte) (map[queue.ServiceID]int64, error) {
+	replaced := make(map[queue.ServiceID]int64)
+	if len(from) == 0 {
+		return replaced, nil
 	}
-	return n, nil
+	for _, column := range [...]string{"rcv_service_id", "ntf_service_id"} {
+		rows, err := m.tx.Query(ctx, `
+			with changed as (
+			  update `+stagedQueues+` set `+column+` = r.new_id
+			    from unnest($1::bytea[], $2::bytea[]) as r(old_id, new_id)
+			   where `+column+` = r.old_id
+			  returning r.old_id)
+			select old_id, count(*) from changed group by old_id`, from, to)
+		if err != nil {
+			return nil, err
+		}
+		var id queue.ServiceID
+		var n int64
+		_, err = pgx.ForEachRow(rows, []any{&id, &n}, func() error {
+			replaced[id] += n
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return replaced, nil
 }
 
 // Compare finds the staged queues that the schema has already, and returns how
@@ -205,9 +234,17 @@ func (m *Merge) conflicts(ctx context.Context, report func(Conflict) error) erro
 }
 
 // Insert adds the staged queues that are neither present nor in conflict, and
-// returns their number. Writers to the schema wait from here to the end of the
-// transaction.
+// returns their number. If there are any, writers to the schema wait from here to
+// the end of the transaction.
 func (m *Merge) Insert(ctx context.Context) (int64, error) {
+	var n int64
+	err := m.tx.QueryRow(ctx, "select (select count(*) from "+stagedQueues+") - (select count(*) from "+skippedQueues+")").Scan(&n)
+	if err != nil {
+		return 0, fmt.Errorf("count queues to insert: %w", err)
+	}
+	if n == 0 {
+		return 0, nil
+	}
 	queues := m.s.table("msg_queues")
 	if m.s.HasAggregates() {
 		if err := m.exec(ctx, "disable triggers", "alter table "+queues+" disable trigger user"); err != nil {

@@ -33,7 +33,7 @@ type File struct {
 // A file that is something else, such as a message log or a compressed file, is
 // ErrNotStoreLog.
 func Open(name string) (*File, error) {
-	f, err := openFile(name + startSuffix)
+	f, err := openFile(name + StartSuffix)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		f, err = openFile(name)
@@ -50,9 +50,9 @@ func Open(name string) (*File, error) {
 	return f, nil
 }
 
-// startSuffix ends the name of the copy that a router keeps of a log while it
-// compacts it.
-const startSuffix = ".start"
+// StartSuffix ends the name of the copy that a router keeps of a log while it
+// compacts it, and which it reads instead of the log.
+const StartSuffix = ".start"
 
 func openFile(name string) (*File, error) {
 	f, err := os.Open(name) //nolint:gosec // the operator names the file

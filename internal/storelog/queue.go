@@ -58,8 +58,8 @@ func (q *queueReplay) line(e extsort.Record) error {
 // only comes too late.
 func (q *queueReplay) apply(rec Record, at place) (reason string, late bool) {
 	if q.rival {
-		if reason, ok := q.state.rivals.refused[at.line]; ok {
-			return reason, false
+		if r, ok := q.state.rivals.refused[at.line]; ok {
+			return r.String(), false
 		}
 	}
 	if c, ok := rec.(*Create); ok {
@@ -155,7 +155,7 @@ func (q *queueReplay) resolve() error {
 			}
 		}
 	}
-	if !s.o.DropUnknownServices {
+	if !s.o.ForDatabase {
 		return nil
 	}
 	if id := rec.RcvService; !id.IsZero() && !s.known[id] {

@@ -38,9 +38,10 @@ type Options struct {
 	// Progress, if not nil, is told how many more bytes of the log were read.
 	Progress func(bytes int64)
 
-	// DropUnknownServices leaves out associations with services that are not
-	// in the log, as a database must. Routers in memory mode keep them.
-	DropUnknownServices bool
+	// ForDatabase leaves out what a database has no place for and routers in
+	// memory mode keep: services with a chain of no or of more than 255
+	// certificates, and associations with services that are not in the log.
+	ForDatabase bool
 }
 
 // DefaultMemory is the memory for sorting, in bytes, if Options give none.
@@ -78,9 +79,6 @@ type State struct {
 // deleted queues stay taken for recipients and links, and are free again for
 // senders and notifiers. Each skipped record is reported as a Problem.
 func Replay(ctx context.Context, f *File, o Options) (*State, error) {
-	// A read from a pipe can take for ever.
-	stop := context.AfterFunc(ctx, func() { _ = f.f.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
 	s, err := replay(ctx, f.reader(), o)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", f.name, err)
@@ -154,6 +152,11 @@ type serviceLine struct {
 func (s *State) load(parent context.Context, r io.Reader, claims *extsort.Sorter) error {
 	ctx, cancel := context.WithCancel(parent)
 	defer cancel()
+	// A read from a pipe can take for ever.
+	if pipe, ok := r.(interface{ SetReadDeadline(time.Time) error }); ok {
+		stop := context.AfterFunc(ctx, func() { _ = pipe.SetReadDeadline(time.Unix(1, 0)) })
+		defer stop()
+	}
 
 	type numbered struct {
 		block
@@ -294,6 +297,8 @@ func (s *State) addServices(services []serviceLine, certs map[string]int, proble
 			}
 		} else if s.known[sv.ID] {
 			reason = fmt.Sprintf("service id %s is in use for another certificate", sv.ID)
+		} else if _, err := sv.CertChain.AppendBinary(nil); err != nil && s.o.ForDatabase {
+			reason = fmt.Sprintf("service %s has no place in a database: %s", sv.ID, err)
 		}
 		if reason != "" {
 			problems = append(problems, Problem{

@@ -216,15 +216,15 @@ func sidOf(line string) string {
 	return id
 }
 
-// With DropUnknownServices, what a database would refuse is reported with a
+// With ForDatabase, what a database would refuse is reported with a
 // record of what was left out.
-func TestDropUnknownServices(t *testing.T) {
+func TestForDatabase(t *testing.T) {
 	var lost []string
 	s, err := replay(t.Context(), strings.NewReader(
 		create+" notifier="+nid+" "+nk+" "+ntfDH+" nsrv=AwMD\n"+
 			"QUEUE_SERVICE "+rid+" R BAQE\n"), Options{
-		TempDir:             t.TempDir(),
-		DropUnknownServices: true,
+		TempDir:     t.TempDir(),
+		ForDatabase: true,
 		OnProblem: func(p Problem) error {
 			lost = append(lost, fmt.Sprintf("%d %s %s", p.Line, p.Kind, p.Text))
 			return nil

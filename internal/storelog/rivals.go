@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"slices"
@@ -53,13 +54,29 @@ func forClaims(rec Record, f func(claim) error) error {
 // any time in the log, and the outcome of replaying them together.
 type rivals struct {
 	queues  map[uint64]struct{} // hashes of recipient ids
-	refused map[int64]string    // reasons by line
+	refused map[int64]refusal   // by line
 	owners  map[queue.LinkID]queue.RecipientID
 }
 
-// maxRivals bounds the memory for rivals. Ids are random, so that a log with so
-// many is no log that a router wrote.
-const maxRivals = 100_000
+// A refusal says which queue has the id that a record wants to take.
+type refusal struct {
+	what  byte // as in claim
+	owner queue.RecipientID
+}
+
+func (r refusal) String() string {
+	what := map[byte]string{'s': "sender", 'n': "notifier", 'l': "link"}[r.what]
+	return fmt.Sprintf("its %s id is in use by queue %s", what, r.owner)
+}
+
+// These bound the memory for rivals. Ids are random, so that a log with so many
+// is no log that a router wrote.
+const (
+	maxRivals       = 100_000
+	maxRivalRecords = 500_000 // those that take or free an id
+)
+
+var errTooManyRivals = errors.New("too many queues share sender, notifier or link ids with others: this is not the log of one router")
 
 func (r *rivals) has(queue uint64) bool {
 	_, ok := r.queues[queue]
@@ -76,7 +93,7 @@ func (r *rivals) linkOwner(q *queue.Record) (queue.RecipientID, bool) {
 func (s *State) findRivals(ctx context.Context, claims *extsort.Sorter) (*rivals, error) {
 	r := &rivals{
 		queues:  make(map[uint64]struct{}),
-		refused: make(map[int64]string),
+		refused: make(map[int64]refusal),
 		owners:  make(map[queue.LinkID]queue.RecipientID),
 	}
 	var id, owner uint64
@@ -90,7 +107,7 @@ func (s *State) findRivals(ctx context.Context, claims *extsort.Sorter) (*rivals
 		}
 		id, owner = nextID, nextOwner
 		if len(r.queues) > maxRivals {
-			return nil, fmt.Errorf("more than %d queues share sender, notifier or link ids with others: this is not the log of one router", maxRivals)
+			return nil, errTooManyRivals
 		}
 	}
 	if len(r.queues) == 0 {
@@ -126,6 +143,12 @@ func (s *State) replayRivals(ctx context.Context, r *rivals) error {
 			continue
 		}
 		_, n := binary.Varint(e.Value)
+		if !takesOrFrees(e.Value[n:]) {
+			continue
+		}
+		if len(recs) == maxRivalRecords {
+			return errTooManyRivals
+		}
 		rec, err := Parse(e.Value[n:])
 		if err != nil {
 			return fmt.Errorf("line %d: parsed before, but not again: %w", e.Seq, err)
@@ -155,12 +178,23 @@ func (s *State) replayRivals(ctx context.Context, r *rivals) error {
 		links:     make(map[queue.LinkID]queue.RecipientID),
 	}
 	for i := range recs {
-		if reason := m.apply(&recs[i]); reason != "" {
-			r.refused[recs[i].line] = reason
+		if refusal, ok := m.apply(&recs[i]); !ok {
+			r.refused[recs[i].line] = refusal
 		}
 	}
 	m.assignLinks(r.owners)
 	return nil
+}
+
+// takesOrFrees reports whether the record of a line may take or free an id.
+func takesOrFrees(line []byte) bool {
+	k, _ := kindByTag(smp.NewTextReader(line).Word())
+	switch k {
+	case kindCreate, kindLink, kindDeleteLink, kindAddNotifier, kindDeleteNotifier, kindDelete:
+		return true
+	case kindSecure, kindKeys, kindSuspend, kindBlock, kindUnblock, kindTouch, kindNewService, kindSetService:
+	}
+	return false
 }
 
 func (r *rivalRecord) setNotifier(n *queue.Notifier) {
@@ -189,21 +223,21 @@ type rivalQueue struct {
 	fixed    uint64
 }
 
-// apply applies a record and returns why it is refused because of another
-// queue, if it is. Refusals that concern the queue alone are left to
+// apply applies a record. If it is refused because of another queue, apply
+// returns false and why. Refusals that concern the queue alone are left to
 // queueReplay, which sees them as well.
-func (m *rivalModel) apply(r *rivalRecord) string {
+func (m *rivalModel) apply(r *rivalRecord) (refusal, bool) {
 	if r.kind == kindCreate {
 		return m.create(r)
 	}
 	q := m.queues[r.recipient]
 	if q == nil || q.deleted {
-		return ""
+		return refusal{}, true
 	}
 	switch r.kind {
 	case kindLink:
 		if !q.link.IsZero() && (q.link != r.link || q.fixed != r.fixed) {
-			return ""
+			return refusal{}, true
 		}
 		q.link, q.fixed = r.link, r.fixed
 		m.links[r.link] = r.recipient
@@ -212,7 +246,7 @@ func (m *rivalModel) apply(r *rivalRecord) string {
 		q.link = queue.LinkID{}
 	case kindAddNotifier:
 		if owner, ok := m.notifiers[r.notifier]; ok {
-			return inUse("notifier", r.notifier.EntityID, owner)
+			return refusal{'n', owner}, false
 		}
 		delete(m.notifiers, q.notifier)
 		q.notifier = r.notifier
@@ -226,21 +260,21 @@ func (m *rivalModel) apply(r *rivalRecord) string {
 		delete(m.notifiers, q.notifier)
 	case kindCreate, kindSecure, kindKeys, kindSuspend, kindBlock, kindUnblock, kindTouch, kindNewService, kindSetService:
 	}
-	return ""
+	return refusal{}, true
 }
 
-func (m *rivalModel) create(r *rivalRecord) string {
+func (m *rivalModel) create(r *rivalRecord) (refusal, bool) {
 	if m.queues[r.recipient] != nil {
-		return "" // a second CREATE of the queue: its own affair
+		return refusal{}, true // a second CREATE of the queue: its own affair
 	}
 	if owner, ok := m.senders[r.sender]; ok {
-		return inUse("sender", r.sender.EntityID, owner)
+		return refusal{'s', owner}, false
 	}
 	if owner, ok := m.notifiers[r.notifier]; ok && r.wantNtf {
-		return inUse("notifier", r.notifier.EntityID, owner)
+		return refusal{'n', owner}, false
 	}
 	if owner, ok := m.links[r.link]; ok && r.linkSet {
-		return inUse("link", r.link.EntityID, owner)
+		return refusal{'l', owner}, false
 	}
 	m.queues[r.recipient] = &rivalQueue{sender: r.sender, notifier: r.notifier, link: r.link, fixed: r.fixed}
 	m.senders[r.sender] = r.recipient
@@ -250,11 +284,7 @@ func (m *rivalModel) create(r *rivalRecord) string {
 	if r.linkSet {
 		m.links[r.link] = r.recipient
 	}
-	return ""
-}
-
-func inUse(what string, id smp.EntityID, owner queue.RecipientID) string {
-	return fmt.Sprintf("%s id %s is in use by queue %s", what, id, owner)
+	return refusal{}, true
 }
 
 // assignLinks says to which live queue each link leads: to the one in the

@@ -1,0 +1,147 @@
+package main
+
+import (
+	"encoding"
+	"os"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/smpq/smpq/internal/compact"
+	"github.com/smpq/smpq/internal/exporter"
+	"github.com/smpq/smpq/internal/importer"
+	"github.com/smpq/smpq/internal/inspect"
+)
+
+// docs/output.md has each field of the JSON form of each command's result, with
+// its type, in the order in which they are printed, and no other.
+func TestOutputDocument(t *testing.T) {
+	results := map[string]any{
+		"import storelog":              importer.Result{},
+		"export storelog":              exporter.Summary{},
+		"inspect counts":               inspect.CountsReport{},
+		"inspect queue":                queuesResult{},
+		"inspect service":              inspect.ServiceReport{},
+		"inspect service list":         servicesResult{},
+		"inspect log":                  inspect.LogReport{},
+		"inspect schema":               inspect.SchemaReport{},
+		"compact":                      compact.QueueResult{},
+		"compact storelog":             compact.LogResult{},
+		"migrate status, adopt":        stateResult{},
+		"migrate up, down, to VERSION": migrated{},
+		"local status":                 localResult{},
+		"version":                      versionResult{},
+	}
+	want := map[string][]string{}
+	for command, result := range results {
+		want[command] = jsonFields(t, "", reflect.TypeOf(result))
+	}
+	got := documentedFields(t)
+	// The elements of the list have the fields of one service, listed there.
+	for _, field := range got["inspect service"] {
+		got["inspect service list"] = append(got["inspect service list"], "services[]."+field)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("fields (-of the commands +in docs/output.md):\n%s", diff)
+	}
+}
+
+// documentedRow matches the row of a field in a table: its path and its type.
+var documentedRow = regexp.MustCompile("^\\| `([^`]+)` \\| ([^|]+) \\| [^|]+ \\|$")
+
+// documentedFields returns the rows of the tables of fields in docs/output.md,
+// as "path: type", by command.
+func documentedFields(t *testing.T) map[string][]string {
+	t.Helper()
+	text, err := os.ReadFile("../../docs/output.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields := map[string][]string{}
+	var command string
+	for line := range strings.Lines(string(text)) {
+		line = strings.TrimSpace(line)
+		if heading, ok := strings.CutPrefix(line, "#"); ok {
+			_, command, _ = strings.Cut(heading, "smpq ")
+		}
+		if row := documentedRow.FindStringSubmatch(line); row != nil {
+			fields[command] = append(fields[command], row[1]+": "+row[2])
+		}
+	}
+	return fields
+}
+
+// jsonFields returns the fields of the JSON form of a struct, and those of the
+// structs in it, as "path: type".
+func jsonFields(t *testing.T, path string, s reflect.Type) []string {
+	t.Helper()
+	var fields []string
+	for field := range s.Fields() {
+		tag, tagged := field.Tag.Lookup("json")
+		name, options, _ := strings.Cut(tag, ",")
+		switch {
+		case field.Anonymous && !tagged:
+			fields = append(fields, jsonFields(t, path, field.Type)...)
+			continue
+		case name == "-" || !field.IsExported():
+			continue
+		case name == "":
+			t.Fatalf("field %s of %s has no JSON name", field.Name, s)
+		}
+		kind, below := jsonType(field.Type)
+		switch {
+		case strings.HasPrefix(options, "omit"):
+			kind += ", optional"
+		case field.Type.Kind() == reflect.Pointer:
+			kind += " or null"
+		}
+		fields = append(fields, path+name+": "+kind)
+		if below == nil {
+			continue
+		}
+		if field.Type.Kind() == reflect.Slice {
+			name += "[]"
+		}
+		fields = append(fields, jsonFields(t, path+name+".", below)...)
+	}
+	return fields
+}
+
+// jsonType returns what a value becomes in JSON and, for an object or an array
+// of objects, the struct that has its fields.
+func jsonType(v reflect.Type) (kind string, below reflect.Type) {
+	if v.Kind() == reflect.Pointer {
+		v = v.Elem()
+	}
+	switch {
+	case v == reflect.TypeFor[time.Time]():
+		return "time", nil
+	case v.Implements(reflect.TypeFor[encoding.TextMarshaler]()):
+		return "string", nil
+	}
+	switch v.Kind() {
+	case reflect.Bool:
+		return "boolean", nil
+	case reflect.Int, reflect.Int64:
+		return "integer", nil
+	case reflect.Float64:
+		return "number", nil
+	case reflect.Struct:
+		return "object", v
+	case reflect.Map:
+		element, _ := jsonType(v.Elem())
+		return "object of " + element + "s", nil
+	case reflect.Slice:
+		if v.Elem().Kind() == reflect.Uint8 {
+			return "base64", nil
+		}
+		element, below := jsonType(v.Elem())
+		return "array of " + element + "s", below
+	default:
+		return "string", nil
+	}
+}

@@ -1,0 +1,5 @@
+package config
+
+type Entry = entry
+
+func (f *File) Entries() []Entry { return f.entries }
