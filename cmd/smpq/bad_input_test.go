@@ -158,9 +158,9 @@ func TestFullDatabase(t *testing.T) {
 // private server does not run as root.
 func openTempDir(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "smpq-test-")
+	dir, err := os.MkdirTemp("/tmp", "smpq-test-") //nolint:usetesting // that of the test is for its own user only
 	must(t, err)
-	must(t, os.Chmod(dir, 0o755)) //nolint:gosec // see above
+	must(t, os.Chmod(dir, 0o755))
 	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
 	return dir
 }

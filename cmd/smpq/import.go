@@ -94,7 +94,10 @@ wait. A schema that is not there is made, as without the flag.`,
 			return err
 		}
 		var notRenamed error
-		if f.archive {
+		switch {
+		case f.archive && res.Changed:
+			notRenamed = errors.New("it was written to while it was read; what was added is not in the database")
+		case f.archive:
 			res.Archived, notRenamed = archive(res.File)
 		}
 		if err := out.Write(cmd.OutOrStdout(), res, importTable(res)); err != nil {
@@ -292,11 +295,15 @@ func importTable(r importer.Result) cli.Table {
 	if r.Ignored > 0 {
 		add("ignored, queue deleted", r.Ignored)
 	}
-	if r.Verified {
-		t.Add("verified", r.Checksum)
-	} else {
+	switch {
+	case !r.Verified:
 		t.Add("verified", "no")
+	case r.Conflicts > 0:
+		t.Add("verified", "the queues added and those there before")
+	default:
+		t.Add("verified", r.Checksum)
 	}
+
 	if r.Archived != "" {
 		t.Add("file is now", r.Archived)
 	}

@@ -83,6 +83,7 @@ type Result struct {
 	Seconds    float64  `json:"seconds"`
 	Archived   string   `json:"archived,omitempty"` // new name of the file
 	Unfinished bool     `json:"unfinished_compaction"`
+	Changed    bool     `json:"changed_while_read"` // the file; what was added later is not imported
 }
 
 // A RejectedError reports more rejected records than allowed.
@@ -214,13 +215,17 @@ func (im *importing) replay(ctx context.Context) (*storelog.State, error) {
 	if err != nil {
 		return nil, err
 	}
-	if changed, err := im.file.Changed(); err != nil {
+	if im.res.Changed, err = im.file.Changed(); err != nil {
 		return nil, errors.Join(err, log.Close())
-	} else if changed {
+	}
+	if im.res.Changed {
 		im.o.Log.WarnContext(ctx, "the log was written to while it was read: what was added is not imported; is the router running?",
 			slog.String("file", im.file.Name()))
 	}
 	c := log.Counts()
+	if c.Lines == 0 {
+		im.o.Log.WarnContext(ctx, "the log is empty", slog.String("file", im.file.Name()))
+	}
 	im.res.Lines, im.res.Bytes = c.Lines, c.Bytes
 	im.res.Services = int64(len(log.Services()))
 	return log, nil

@@ -69,7 +69,9 @@ func TestBadLineFromPipe(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer writer.Close()
-	go fmt.Fprint(writer, "garbage\n"+strings.Repeat("TIME "+rid+" 1\n", 2*MaxLine/40)) // more than a block
+	go func() { // more than a block; it ends when the pipe is closed
+		_, _ = fmt.Fprint(writer, "garbage\n"+strings.Repeat("TIME "+rid+" 1\n", 2*MaxLine/40))
+	}()
 	f, err := Open(name)
 	if err != nil {
 		t.Fatal(err)

@@ -59,7 +59,7 @@ func (q *queueReplay) line(e extsort.Record) error {
 func (q *queueReplay) apply(rec Record, at place) (reason string, late bool) {
 	if q.rival {
 		if r, ok := q.state.rivals.refused[at.line]; ok {
-			return r.String(), false
+			return r.reason(rec), false
 		}
 	}
 	if c, ok := rec.(*Create); ok {

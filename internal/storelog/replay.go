@@ -348,7 +348,7 @@ func (p *parser) parse(b block) parsedBlock {
 		res.err = p.add(l, rec)
 	}
 	if b.tooLong > 0 {
-		res.buf = nil // its start is in a problem
+		res.buf = nil // it was cut to the start of the line
 	}
 	return res
 }
@@ -357,7 +357,7 @@ func (p *parser) parse(b block) parsedBlock {
 func parseLine(l Line) (Record, *Problem) {
 	pr := &Problem{Line: l.Number, Offset: l.Offset}
 	if l.TooLong > 0 {
-		pr.Reason = fmt.Sprintf("line of %d bytes: no record has more than %d", l.TooLong, MaxLine)
+		pr.Reason = fmt.Sprintf("line of %d bytes: no record has %d or more (only its start is kept)", l.TooLong, MaxLine)
 		pr.Text = slices.Clone(l.Text)
 		return nil, pr
 	}

@@ -64,9 +64,17 @@ type refusal struct {
 	owner queue.RecipientID
 }
 
-func (r refusal) String() string {
+// reason says why rec is refused.
+func (r refusal) reason(rec Record) string {
+	var id smp.EntityID
+	_ = forClaims(rec, func(c claim) error {
+		if c.kind == r.what {
+			id = c.id
+		}
+		return nil
+	})
 	what := map[byte]string{'s': "sender", 'n': "notifier", 'l': "link"}[r.what]
-	return fmt.Sprintf("its %s id is in use by queue %s", what, r.owner)
+	return fmt.Sprintf("%s id %s is in use by queue %s", what, id, r.owner)
 }
 
 // These bound the memory for rivals. Ids are random, so that a log with so many

@@ -7,9 +7,9 @@ import (
 	"io"
 )
 
-// MaxLine is the length in bytes of the longest line that is read, 1 MiB. The
-// longest that routers write, a CREATE with link data of the size that clients
-// use, has some 22,000 bytes.
+// MaxLine bounds the length of lines, in bytes with the LF: longer ones are not
+// read. The longest that routers write, a CREATE with link data of the size that
+// clients use, has some 22,000 bytes.
 const MaxLine = 1 << 20
 
 // A Line is one line of a log.
