@@ -19,6 +19,8 @@ import (
 	"os"
 	"slices"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // A Record is a key, a number that orders records with the same key, and a
@@ -64,6 +66,7 @@ const (
 	minReadBuffer = 4 << 10
 	maxReadBuffer = 1 << 20
 	writeBuffer   = 1 << 20
+	freeUnit      = 1 << 20
 	firstArena    = 256 << 10
 )
 
@@ -246,7 +249,14 @@ func (w *Writer) writeError(err error) error {
 // All iterates over all records in the order of their keys and, with equal
 // keys, of their numbers. A record is valid until the next one. All may be
 // called again, but only after every Writer was closed.
-func (s *Sorter) All() iter.Seq2[Record, error] {
+func (s *Sorter) All() iter.Seq2[Record, error] { return s.merge(false) }
+
+// Drain is All for the last time: it gives the disk space of records back while
+// it goes through them. What the system has not written to the disk by then, it
+// does not write any more.
+func (s *Sorter) Drain() iter.Seq2[Record, error] { return s.merge(true) }
+
+func (s *Sorter) merge(drain bool) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
 		s.mu.Lock()
 		runs := slices.Clone(s.runs)
@@ -255,6 +265,7 @@ func (s *Sorter) All() iter.Seq2[Record, error] {
 		bufSize := min(max(s.mergeMemory/max(len(runs), 1), minReadBuffer), maxReadBuffer)
 		for _, r := range runs {
 			c := newCursor(r, bufSize)
+			c.drain = drain
 			switch err := c.next(); {
 			case errors.Is(err, io.EOF):
 			case err != nil:
@@ -288,6 +299,9 @@ type cursor struct {
 	run    run
 	pos    int // in run.index
 	in     *bufio.Reader
+	drain  bool
+	read   int64 // bytes of the run
+	freed  int64 // bytes of the run given back
 	buf    []byte
 	prefix uint64
 	rec    Record
@@ -338,7 +352,19 @@ func (c *cursor) next() error {
 	}
 	c.rec.Key, c.rec.Value = c.buf[:n:n], c.buf[n:]
 	c.prefix = prefix(c.rec.Key)
+	c.read += int64(len(c.buf))
+	if c.drain && c.read-c.freed >= freeUnit {
+		c.free()
+	}
 	return nil
+}
+
+// free gives the disk space of what was read back. Where the file system cannot,
+// the space is free when the file is closed.
+func (c *cursor) free() {
+	n := c.read - c.freed
+	_ = unix.Fallocate(int(c.run.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, c.run.off+c.freed, n)
+	c.freed = c.read
 }
 
 func readError(err error) error {

@@ -3,6 +3,7 @@ package extsort
 import (
 	"bytes"
 	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -151,5 +152,44 @@ func BenchmarkSort(b *testing.B) {
 		if err := s.Close(); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// Drain gives the same records, and the disk space back on the way.
+func TestDrain(t *testing.T) {
+	s := New(t.TempDir())
+	defer s.Close()
+	w := s.NewWriter(4 << 20)
+	rng := rand.New(rand.NewPCG(1, 2))
+	for i := range 20_000 {
+		key := binary.BigEndian.AppendUint64(nil, rng.Uint64())
+		if err := w.Add(Record{Key: key, Seq: uint64(i), Value: make([]byte, 1000)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	want := collect(t, s)
+	blocks := func() int64 {
+		var st syscall.Stat_t
+		if err := syscall.Fstat(int(w.file.Fd()), &st); err != nil {
+			t.Fatal(err)
+		}
+		return st.Blocks
+	}
+	before := blocks()
+	var got []string
+	for r, err := range s.Drain() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, fmt.Sprintf("%q %d %q", r.Key, r.Seq, r.Value))
+	}
+	if !slices.Equal(got, want) {
+		t.Error("other records than those of All")
+	}
+	if after := blocks(); after > before/2 {
+		t.Errorf("%d blocks on disk before, %d after", before, after)
 	}
 }

@@ -315,7 +315,7 @@ func (im *importing) create(ctx context.Context, log *storelog.State) (err error
 		return err
 	}
 	im.o.Progress.Phase("copying queues", im.expected(log), "queues")
-	copied, err := store.CopyQueues(ctx, tx, s.Fresh(), log.Queues(ctx), im.o.Progress.Add)
+	copied, err := store.CopyQueues(ctx, tx, s.Fresh(), log.DrainQueues(ctx), im.o.Progress.Add)
 	if err != nil {
 		return err
 	}

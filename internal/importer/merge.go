@@ -37,7 +37,7 @@ func (im *importing) merge(ctx context.Context, log *storelog.State) (err error)
 		return err
 	}
 	im.o.Progress.Phase("copying queues", im.expected(log), "queues")
-	copied, err := store.CopyQueues(ctx, tx, m.Target(), log.Queues(ctx), im.o.Progress.Add)
+	copied, err := store.CopyQueues(ctx, tx, m.Target(), log.DrainQueues(ctx), im.o.Progress.Add)
 	if err != nil {
 		return err
 	}

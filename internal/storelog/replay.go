@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"io"
+	"iter"
 	"os"
 	"runtime"
 	"slices"
@@ -402,10 +403,20 @@ func (p *parser) add(l Line, rec Record) error {
 // Queues iterates over the queues that are live at the end of the log, in the
 // order of their recipient ids. It reports the problems of their records to
 // Options.OnProblem, each time it is called.
-func (s *State) Queues(ctx context.Context) func(yield func(*queue.Record, error) bool) {
+func (s *State) Queues(ctx context.Context) iter.Seq2[*queue.Record, error] {
+	return s.queues(ctx, s.records.All())
+}
+
+// DrainQueues is Queues for the last time: it gives the disk space of the
+// temporary files back on the way.
+func (s *State) DrainQueues(ctx context.Context) iter.Seq2[*queue.Record, error] {
+	return s.queues(ctx, s.records.Drain())
+}
+
+func (s *State) queues(ctx context.Context, records iter.Seq2[extsort.Record, error]) iter.Seq2[*queue.Record, error] {
 	return func(yield func(*queue.Record, error) bool) {
 		q := queueReplay{state: s}
-		for e, err := range s.records.All() {
+		for e, err := range records {
 			if err != nil {
 				yield(nil, err)
 				return
