@@ -41,7 +41,8 @@ Where smp-server cannot read what it writes itself, smpq keeps the data and
 writes it in a form that can be read; the summary names each kind of such data
 and its queues. If something had to be left out, the exit status is 3.`,
 		Example: `  smpq export storelog smp-server-store.log
-  smpq export storelog /var/opt/simplex/smp-server-store.log --config /etc/opt/simplex/smp-server.ini
+  smpq export storelog /var/opt/simplex/smp-server-store.log \
+    --config /etc/opt/simplex/smp-server.ini
   smpq export storelog - | gzip > store.log.gz`,
 		Args: cobra.ExactArgs(1),
 	}

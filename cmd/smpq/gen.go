@@ -34,7 +34,7 @@ A tenth of the queues has a short link. With the data that present clients store
 under one (the default of --link-bytes) a queue takes about 3.3 kB of log, with
 --link-bytes 100 about 0.5 kB.`,
 		Example: `  smpq gen storelog --queues 1000000 --link-bytes 100 store.log
-  smpq gen storelog --queues 5000 --bad-lines 0.001 --torn - | smpq inspect log -`,
+  smpq gen storelog --bad-lines 0.001 --torn - | smpq inspect log -`,
 		Args: cobra.ExactArgs(1),
 	}
 	flags := cmd.Flags()

@@ -157,6 +157,9 @@ type operation struct {
 	after   string   // and what when it is done
 }
 
+// commitSQL is a whole statement. The word is in functions too.
+const commitSQL = "commit\x00"
+
 const schemaThere = "select count(*) from pg_namespace where nspname = 'smp_server'"
 
 func operations(t testing.TB) []operation {
@@ -164,27 +167,27 @@ func operations(t testing.TB) []operation {
 	return []operation{
 		{
 			name: "import", args: "import storelog " + realLog(t, "memory"),
-			points: []string{`copy "`, "CREATE UNIQUE INDEX msg_queues_pkey", "analyze ", "sha256(record_send", "commit"},
+			points: []string{`copy "`, "CREATE UNIQUE INDEX msg_queues_pkey", "analyze ", "sha256(record_send", commitSQL},
 			state:  schemaThere, before: "0", after: "1",
 		},
 		{
 			name: "merge", prepare: "select 1", args: "import storelog --into-existing " + realLog(t, "journal"),
-			points: []string{`copy "`, "insert into", "commit"},
+			points: []string{"copy ", "insert into", commitSQL},
 			state:  "select count(*) from smp_server.msg_queues", before: "19", after: "38",
 		},
 		{
 			name: "compaction", prepare: "set search_path = smp_server; update msg_queues set deleted_at = 0 where sender_key is null", args: "compact",
-			points: []string{"declare smpq_purge", "fetch", "delete from", "commit"},
+			points: []string{"declare smpq_purge", "fetch", "delete from", commitSQL},
 			state:  "select count(*) from smp_server.msg_queues", before: "19", after: "6",
 		},
 		{
 			name: "migration down", prepare: "select 1", args: "migrate down --yes",
-			points: []string{"pg_try_advisory_lock", "drop trigger", "commit"},
+			points: []string{"pg_try_advisory_lock", "drop trigger", commitSQL},
 			state:  "select count(*) from smp_server.migrations", before: "6", after: "5",
 		},
 		{
 			name: "migration up", args: "migrate up",
-			points: []string{"create table", "commit"},
+			points: []string{"create table", commitSQL},
 			state:  schemaThere, before: "0", after: "1",
 		},
 		{
@@ -202,15 +205,16 @@ func operations(t testing.TB) []operation {
 
 // A site is where operations are stopped: a database, and a folder.
 type site struct {
-	dsn  string
-	conn *pgx.Conn
-	dir  string
+	dsn   string
+	conn  *pgx.Conn
+	admin *pgx.Conn // in another database
+	dir   string
 }
 
 func newSite(t testing.TB) *site {
 	t.Helper()
 	dsn := pgtest.DSN(t)
-	return &site{dsn: dsn, conn: pgtest.Conn(t, dsn), dir: t.TempDir()}
+	return &site{dsn: dsn, conn: pgtest.Conn(t, dsn), admin: pgtest.Conn(t, pgtest.DSN(t)), dir: t.TempDir()}
 }
 
 // command returns the command of an operation, by way of a tap.
@@ -258,77 +262,97 @@ func (s *site) expectState(t testing.TB, op operation, want string) {
 // When the server goes, at whatever moment, the command says so, ends with the
 // status for it, and nothing was done, or all; the next one works.
 func TestServerGone(t *testing.T) {
-	const hint = "\nThe database server has ended the connection or is gone; its log may say why.\n"
-	s := newSite(t)
 	for _, op := range operations(t) {
-		for _, point := range op.points {
-			t.Run(op.name+", cut at "+point, func(t *testing.T) {
-				s.reset(t, op)
-				finish(t, s.command(t, op, newTap(t, s.dsn, point, cut, nil).dsn)).expect(t, 5, "smpq: ", hint)
-				s.check(t, op, op.before)
-			})
-			t.Run(op.name+", terminated at "+point, func(t *testing.T) {
-				s.reset(t, op)
-				terminate := func() {
-					query := "select pg_terminate_backend(pid, 10000) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
-					if _, err := s.conn.Exec(context.WithoutCancel(t.Context()), query); err != nil {
-						t.Error(err)
-					}
-				}
-				r := finish(t, s.command(t, op, newTap(t, s.dsn, point, goOn, terminate).dsn))
-				r.expect(t, 5, "terminating connection due to administrator command (SQLSTATE 57P01)", hint)
-				s.check(t, op, op.before)
-			})
-		}
-		if op.points[len(op.points)-1] != "commit" {
-			continue
-		}
-		// The answer to the commit is lost: it was done, and the command cannot
-		// know. Done once more, nothing is wrong.
-		t.Run(op.name+", done unawares", func(t *testing.T) {
-			s.reset(t, op)
-			r := finish(t, s.command(t, op, newTap(t, s.dsn, "commit", loseAnswer, nil).dsn))
-			r.expect(t, 5, "smpq: ", hint)
-			if strings.HasPrefix(op.args, "import") && !strings.Contains(r.stderr, "all or nothing of the log was imported, and importing it again will tell") {
-				t.Errorf("standard error:\n%s", r.stderr)
+		t.Run(op.name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t)
+			for _, point := range op.points {
+				t.Run("cut at "+point, func(t *testing.T) {
+					s.reset(t, op)
+					finish(t, s.command(t, op, newTap(t, s.dsn, point, cut, nil).dsn)).expect(t, 5, "smpq: ", goneHint)
+					s.check(t, op, op.before)
+				})
 			}
-			if op.name != "migration down" { // which goes down one more
-				s.check(t, op, op.after)
+			t.Run("terminated", func(t *testing.T) { s.terminated(t, op) })
+			if op.points[len(op.points)-1] == commitSQL {
+				t.Run("done unawares", func(t *testing.T) { s.doneUnawares(t, op) })
 			}
 		})
 	}
+}
+
+const goneHint = "\nThe database server has ended the connection or is gone; its log may say why.\n"
+
+// terminated has an administrator end the session.
+func (s *site) terminated(t *testing.T, op operation) {
+	t.Helper()
+	s.reset(t, op)
+	terminate := func() {
+		query := "select pg_terminate_backend(pid, 10000) from pg_stat_activity where datname = $1 and application_name like 'smpq %'"
+		// The tap waits for it, but not the program, and so not the test.
+		if _, err := s.admin.Exec(context.WithoutCancel(t.Context()), query, s.conn.Config().Database); err != nil {
+			t.Error(err)
+		}
+	}
+	point := op.points[len(op.points)/2]
+	r := finish(t, s.command(t, op, newTap(t, s.dsn, point, goOn, terminate).dsn))
+	r.expect(t, 5, "terminating connection due to administrator command (SQLSTATE 57P01)", goneHint)
+	s.check(t, op, op.before)
+}
+
+// doneUnawares loses the answer to the commit: it was done, and the command cannot
+// know. Done once more, nothing is wrong.
+func (s *site) doneUnawares(t *testing.T, op operation) {
+	t.Helper()
+	s.reset(t, op)
+	r := finish(t, s.command(t, op, newTap(t, s.dsn, commitSQL, loseAnswer, nil).dsn))
+	r.expect(t, 5, "smpq: ", goneHint)
+	if strings.HasPrefix(op.args, "import") {
+		r.expect(t, 5, "all or nothing of the log was imported, and importing it again will tell")
+	}
+	if op.name == "migration down" {
+		return // which would go down one more
+	}
+	s.check(t, op, op.after)
 }
 
 // An interrupt stops a command wherever it waits for the server, and leaves
 // nothing of it; the next one works.
 func TestInterrupted(t *testing.T) {
 	notIgnored(t)
-	s := newSite(t)
 	for _, op := range operations(t) {
-		for _, point := range op.points {
-			if op.name == "compaction" && point != op.points[0] {
-				continue // a batch is not interrupted; see the script compact
+		if op.name == "compaction" {
+			op.points = op.points[:1] // a batch is not interrupted; see the script compact
+		}
+		t.Run(op.name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t)
+			for _, point := range op.points {
+				t.Run("at "+point, func(t *testing.T) { s.interrupted(t, op, point) })
 			}
-			t.Run(op.name+" at "+point, func(t *testing.T) {
-				s.reset(t, op)
-				started := make(chan *os.Process, 1)
-				interrupt := func() {
-					if err := (<-started).Signal(os.Interrupt); err != nil {
-						t.Error(err)
-					}
-				}
-				cmd := s.command(t, op, newTap(t, s.dsn, point, swallow, interrupt).dsn)
-				start(t, cmd)
-				started <- cmd.Process
-				r := finish(t, cmd)
-				r.expect(t, 130, "smpq: interrupted: ")
-				if r.stdout != "" || strings.Count(r.stderr, "\n") != 1 || strings.Contains(r.stderr, "context") || strings.Contains(r.stderr, "closed") {
-					t.Errorf("standard output:\n%s\nstandard error:\n%s", r.stdout, r.stderr)
-				}
-				s.check(t, op, op.before)
-			})
+		})
+	}
+}
+
+// interrupted interrupts an operation while it waits for an answer.
+func (s *site) interrupted(t *testing.T, op operation, point string) {
+	t.Helper()
+	s.reset(t, op)
+	started := make(chan *os.Process, 1)
+	interrupt := func() {
+		if err := (<-started).Signal(os.Interrupt); err != nil {
+			t.Error(err)
 		}
 	}
+	cmd := s.command(t, op, newTap(t, s.dsn, point, swallow, interrupt).dsn)
+	start(t, cmd)
+	started <- cmd.Process
+	r := finish(t, cmd)
+	r.expect(t, 130, "smpq: interrupted: ")
+	if r.stdout != "" || strings.Count(r.stderr, "\n") != 1 || strings.Contains(r.stderr, "context") || strings.Contains(r.stderr, "closed") {
+		t.Errorf("standard output:\n%s\nstandard error:\n%s", r.stdout, r.stderr)
+	}
+	s.check(t, op, op.before)
 }
 
 // notIgnored has programs that this one starts not ignore interrupts, as this one
@@ -413,32 +437,34 @@ func TestPrivateServerKilled(t *testing.T) {
 	log, err := os.OpenFile(fifo, os.O_WRONLY, 0)
 	must(t, err)
 	defer log.Close()
-	server := waitForServer(t, dir)
-	conn, err := pgx.Connect(t.Context(), "user=smpq dbname=smpq host="+server.SocketDir)
-	must(t, err)
+	pid, conn := waitForServer(t, dir)
 	waitFor(t, conn, "select exists (select from pg_locks where locktype = 'advisory')")
 	must(t, conn.Close(t.Context()))
-	must(t, syscall.Kill(server.PID, syscall.SIGKILL))
+	must(t, syscall.Kill(pid, syscall.SIGKILL))
 	content, err := os.ReadFile(realLog(t, "memory"))
 	must(t, err)
 	_, err = log.Write(content)
 	must(t, errors.Join(err, log.Close()))
-	finish(t, cmd).expect(t, 5, "smpq: ", "\nThe database server has ended the connection or is gone; its log may say why.\n")
+	finish(t, cmd).expect(t, 5, "smpq: ", goneHint)
 
 	smpq(t, "inspect", "counts", "--data", dir).expect(t, 1, `there is no schema "smp_server"`)
 	smpq(t, "import", "storelog", realLog(t, "memory"), "--data", dir).expect(t, 0, "result          imported")
 }
 
-// waitForServer waits until a private server is up.
-func waitForServer(t testing.TB, dir string) pglocal.Status {
+// waitForServer waits until a private server is up. It returns its process and a
+// connection.
+func waitForServer(t testing.TB, dir string) (pid int, conn *pgx.Conn) {
 	t.Helper()
 	ticks := time.NewTicker(20 * time.Millisecond)
 	defer ticks.Stop()
-	for range ticks.C {
+	for {
 		s, err := pglocal.Inspect(t.Context(), filepath.Join(dir, "postgres"))
-		if err == nil && s.State == pglocal.Running {
-			return s
+		if err == nil && s.SocketDir != "" {
+			conn, err = pgx.Connect(t.Context(), "user=smpq dbname=smpq host="+s.SocketDir)
+			if err == nil {
+				return s.PID, conn
+			}
 		}
+		<-ticks.C
 	}
-	panic("not reached: the ticks go on")
 }
