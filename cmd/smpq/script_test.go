@@ -21,6 +21,11 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	// A program that looks for races sleeps for a second before it ends, and the
+	// tests start hundreds.
+	if err := os.Setenv(raceVariable, "atexit_sleep_ms=0 "+os.Getenv(raceVariable)); err != nil {
+		panic(err) // the name is valid
+	}
 	testscript.Main(pgtest.M{M: m}, map[string]func(){"smpq": main})
 }
 
@@ -50,6 +55,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Values[testValue{}] = env.T()
 			env.Setenv("TESTDATA", testdata)
+			env.Setenv(raceVariable, os.Getenv(raceVariable))
 			// A script without a database must not start to use the user's own.
 			env.Setenv(dsnVariable, "host=/nonexistent dbname=say-database-first")
 			return nil
@@ -64,7 +70,10 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-const dsnVariable = "SMPQ_DSN"
+const (
+	dsnVariable  = "SMPQ_DSN"
+	raceVariable = "GORACE" // options of the race detector
+)
 
 // testValue is the key of a script's testing.TB among its values.
 type testValue struct{}
