@@ -12,7 +12,6 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/smpq/smpq/internal/gen"
 	"github.com/smpq/smpq/internal/pglocal"
 	"github.com/smpq/smpq/internal/pgtest"
 )
@@ -60,12 +59,6 @@ func TestLongLine(t *testing.T) {
 	}
 }
 
-// Logs of 66 MB, which are not sorted in memory alone, and of 2 MB.
-var (
-	large = gen.Options{Queues: 20_000}
-	small = gen.Options{Queues: 5000, LinkBytes: 90}
-)
-
 // limited returns a command whose files, and those of what it starts, cannot
 // grow beyond a number of KiB: for the program the disk is full.
 func limited(t testing.TB, kib int, args ...string) *exec.Cmd {
@@ -77,7 +70,7 @@ func limited(t testing.TB, kib int, args ...string) *exec.Cmd {
 // Wherever there is no more room, the command says which file it was, and leaves
 // nothing of it.
 func TestFullDisk(t *testing.T) {
-	f := newLogFolder(t, large)
+	f := newLogFolder(t, largeLog())
 	temp := t.TempDir()
 	t.Setenv("TMPDIR", temp)
 	dsn := pgtest.DSN(t)
@@ -103,7 +96,7 @@ func TestFullDisk(t *testing.T) {
 		t.Errorf("left behind %s", strings.Join(left, ", "))
 	}
 
-	little := newLogFolder(t, small)
+	little := newLogFolder(t, queueLog(4000, 15))
 	t.Run("compaction, writing", func(t *testing.T) {
 		r := finish(t, limited(t, 512, "compact", "storelog", little.log))
 		r.expect(t, 1, "smpq: compact store log: write the new log: write "+little.log+".smpq-tmp"+tooLarge)
@@ -144,7 +137,7 @@ func TestFullDisk(t *testing.T) {
 
 // The disk of the database is full: its own words are shown, and nothing stays.
 func TestFullDatabase(t *testing.T) {
-	f := newLogFolder(t, large)
+	f := newLogFolder(t, queueLog(2000, 13_000))
 	dir := openTempDir(t)
 	// The limit must leave room for a segment of the write-ahead log, 16 MiB.
 	stop := serve(t, limited(t, 20<<10, "local", "run", "--data", dir, "--", "sh", "-c", "echo up; cat"))
@@ -190,11 +183,10 @@ func TestNoPermission(t *testing.T) {
 	for _, name := range []string{own, others} {
 		must(t, os.Mkdir(name, 0o755))
 	}
-	f := newLogFolder(t, large)
-	copyFile(t, f.log, filepath.Join(others, "readable.log"), 0o644)
-	copyFile(t, f.log, filepath.Join(others, "secret.log"), 0o000)
-	good := filepath.Join(own, "good.log")
-	copyFile(t, "../../testdata/smp-server-6.5.5/1-storelog/memory/1-raw.log", good, 0o644)
+	copyFile(t, realLog(t, "memory"), filepath.Join(own, "good.log"), 0o644)
+	copyFile(t, realLog(t, "memory"), filepath.Join(others, "readable.log"), 0o644)
+	copyFile(t, realLog(t, "memory"), filepath.Join(others, "secret.log"), 0o000)
+	copyFile(t, newLogFolder(t, largeLog()).log, filepath.Join(others, "large.log"), 0o644)
 	must(t, os.Chmod(others, 0o555))
 	defer func() { must(t, os.Chmod(others, 0o755)) }()
 	before := (&logFolder{dir: own}).files(t)
@@ -223,8 +215,8 @@ func TestNoPermission(t *testing.T) {
 	stop := serve(t, user.command(t, "local", "run", "--data", "own/data", "--", "sh", "-c", "echo up; cat"))
 	defer stop()
 	data := []string{"--data", "own/data"}
-	user.smpq(t, append(data, "import", "storelog", "others/readable.log", "--temp-dir", "others")...).
-		expect(t, 1, "smpq: others/readable.log: create a temporary file for sorting: open others/smpq-sort-", ": permission denied")
+	user.smpq(t, append(data, "import", "storelog", "others/large.log", "--temp-dir", "others")...).
+		expect(t, 1, "smpq: others/large.log: create a temporary file for sorting: open others/smpq-sort-", ": permission denied")
 	user.smpq(t, append(data, "inspect", "counts")...).expect(t, 1, `there is no schema "smp_server"`)
 	user.smpq(t, append(data, "import", "storelog", "own/good.log")...).expect(t, 0, "result          imported")
 	for _, args := range []string{"export storelog others/new.log", "export storelog others/readable.log --force"} {
@@ -238,7 +230,7 @@ func TestNoPermission(t *testing.T) {
 	if len(after) != len(before) || after["good.log"] != before["good.log"] {
 		t.Errorf("the own folder has %d files, not %d", len(after), len(before))
 	}
-	if files, err := os.ReadDir(others); err != nil || len(files) != 2 {
+	if files, err := os.ReadDir(others); err != nil || len(files) != 3 {
 		t.Errorf("the folder of others has %v, %v", files, err)
 	}
 }

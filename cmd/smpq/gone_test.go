@@ -387,7 +387,8 @@ func TestInterruptedWaiting(t *testing.T) {
 // An interrupt stops a compaction of a log, which is as it was then.
 func TestInterruptedStoreLog(t *testing.T) {
 	notIgnored(t)
-	f := newLogFolder(t, large)
+	log := append(queueLog(1500, 13_000), "SUSPEND AAAAAAAAAAAAAAAAAAAAAAAA00000000\n"...)
+	f := newLogFolder(t, log)
 	interrupted := false
 	for range 10 { // it may be too late
 		cmd := exec.CommandContext(t.Context(), "smpq", "compact", "storelog", f.log, "--temp-dir", f.dir)
@@ -399,13 +400,13 @@ func TestInterruptedStoreLog(t *testing.T) {
 			interrupted = true
 			break
 		}
-		f = newLogFolder(t, large)
+		f = newLogFolder(t, log)
 	}
 	if !interrupted {
 		t.Fatal("the compaction was never interrupted")
 	}
 	f.unchanged(t)
-	smpq(t, "compact", "storelog", f.log).expect(t, 0, "result           compacted")
+	smpq(t, "compact", "storelog", f.log).expect(t, 0, "result           compacted\n")
 }
 
 // waitForOpen waits until a process has opened a file, or has ended.
@@ -467,4 +468,38 @@ func waitForServer(t testing.TB, dir string) (pid int, conn *pgx.Conn) {
 		}
 		<-ticks.C
 	}
+}
+
+// The private server stops with the last command that uses it, also when that
+// ends early; a program on it ends with its own status, and has the last word.
+func TestPrivateServerStops(t *testing.T) {
+	dir := openTempDir(t)
+	run := func(args ...string) result {
+		t.Helper()
+		return smpq(t, append(args, "--data", dir, "-q")...)
+	}
+	stopped := func() {
+		t.Helper()
+		smpq(t, "local", "status", "--data", dir).expect(t, 0, "state    stopped")
+	}
+	run("import", "storelog", realLog(t, "memory")).expect(t, 0)
+	stopped()
+	for script, status := range map[string]int{"exit 0": 0, "echo no >&2; exit 7": 7} {
+		r := smpq(t, "local", "run", "--data", dir, "--", "sh", "-c", script)
+		r.expect(t, status)
+		if want := map[bool]string{true: "no\n"}[status != 0]; r.stderr != want {
+			t.Errorf("%s: standard error %q, want %q", script, r.stderr, want)
+		}
+		stopped()
+	}
+	r, w, err := os.Pipe()
+	must(t, errors.Join(err, r.Close()))
+	cmd := exec.CommandContext(t.Context(), "smpq", "export", "storelog", "-", "--data", dir)
+	cmd.Stdout = w
+	must(t, errors.Join(cmd.Start(), w.Close()))
+	var exit *exec.ExitError
+	if err := cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 141 {
+		t.Errorf("a reader that left: %v", err)
+	}
+	stopped()
 }

@@ -73,6 +73,7 @@ wait. A schema that is not there is made, as without the flag.`,
 		Args: cobra.ExactArgs(1),
 	}
 	database, out := console.AddConnectionFlags(cmd), cli.AddOutputFlag(cmd)
+	database.MayMake()
 	flags := cmd.Flags()
 	flags.BoolVar(&f.into, "into-existing", false, "add to a schema that has data, or make it")
 	flags.BoolVar(&f.dryRun, "dry-run", false, "check and count, change nothing")

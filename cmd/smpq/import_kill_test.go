@@ -19,7 +19,7 @@ import (
 // An import that is killed at any moment leaves nothing, or is complete; the
 // next one works.
 func TestKilledImport(t *testing.T) {
-	const queues = 20_000
+	const queues = 8_000
 	log := filepath.Join(t.TempDir(), "store.log")
 	f, err := os.Create(log)
 	if err != nil {

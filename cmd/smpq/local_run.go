@@ -80,7 +80,7 @@ func runToEnd(child *exec.Cmd) error {
 		case err := <-ended:
 			var exit *exec.ExitError
 			if errors.As(err, &exit) && exit.Exited() {
-				return cli.WithCode(exit.ExitCode(), fmt.Errorf("%s: %w", filepath.Base(child.Path), err))
+				return cli.Status(exit.ExitCode())
 			}
 			if err != nil {
 				return fmt.Errorf("run %s: %w", child.Path, err)

@@ -118,7 +118,7 @@ func writeState(w io.Writer, out *cli.Output, s schema.State, refused error) err
 }
 
 func newMigrateUp(console *cli.Console) *cobra.Command {
-	m := migration{console: console, cmd: &cobra.Command{
+	m := migration{console: console, creates: true, cmd: &cobra.Command{
 		Use:   "up",
 		Short: "Bring the schema to the newest version, or create it",
 		Long: `Bring the schema to the newest version. A schema that does not exist is created.
@@ -165,7 +165,7 @@ only the newer version has a place for is deleted.
 }
 
 func newMigrateTo(console *cli.Console) *cobra.Command {
-	m := migration{console: console, cmd: &cobra.Command{
+	m := migration{console: console, creates: true, cmd: &cobra.Command{
 		Use:   "to VERSION|RELEASE",
 		Short: "Bring the schema to a version, up or down",
 		Long: `Bring the schema to a version, up or down. The version is named by its last
@@ -220,6 +220,7 @@ data asks before it begins.`
 type migration struct {
 	console     *cli.Console
 	cmd         *cobra.Command
+	creates     bool // a schema that is not there
 	dryRun, yes bool
 	wait        cli.Duration
 }
@@ -233,6 +234,9 @@ func (m *migration) command(choose func(ctx context.Context, conn *pgx.Conn, nam
 	flags.BoolVar(&m.yes, "yes", false, "do not ask before data is deleted")
 	flags.Var(&m.wait, "lock-timeout", "how long to wait for tables that others use")
 	connection, out := m.console.AddConnectionFlags(m.cmd), cli.AddOutputFlag(m.cmd)
+	if m.creates {
+		connection.MayMake()
+	}
 	m.cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ctx := cmd.Context()
 		return onDatabase(ctx, connection, "migrate", func(conn *pgx.Conn, target *cli.Target) error {

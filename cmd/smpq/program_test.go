@@ -2,7 +2,10 @@ package main
 
 import (
 	"bytes"
+	"encoding/base64"
 	"errors"
+	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,8 +14,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-
-	"github.com/smpq/smpq/internal/gen"
 )
 
 // A result is how a run of the program ended.
@@ -82,18 +83,36 @@ type logFolder struct {
 	before   map[string]string
 }
 
-// newLogFolder returns a folder with a generated log.
-func newLogFolder(t testing.TB, o gen.Options) *logFolder {
+// newLogFolder returns a folder with a log.
+func newLogFolder(t testing.TB, log []byte) *logFolder {
 	t.Helper()
 	dir := t.TempDir()
 	f := &logFolder{dir: dir, log: filepath.Join(dir, "store.log")}
-	file, err := os.Create(f.log)
-	must(t, err)
-	_, err = gen.Write(file, o)
-	must(t, errors.Join(err, file.Close()))
+	must(t, os.WriteFile(f.log, log, 0o600))
 	f.before = f.files(t)
 	return f
 }
+
+// queueLog returns a log with so many queues, which have links with so many bytes
+// of data.
+func queueLog(queues, linkBytes int) []byte {
+	const line = "CREATE rid=AAAAAAAAAAAAAAAAAAAAAAAA%08d rk=MCowBQYDK2VwAyEAiojj3XQJ8ZX9UtstPLpdcspnCb8dlBIb83SIAbQPb1w=" +
+		" rdh=QOR6P1Jb3KxJHUGJeNfbWvYjrHr-diPG14pdT86dD2M= sid=BBBBBBBBBBBBBBBBBBBBBBBB%08d sk= queue_mode=C" +
+		" link_id=CCCCCCCCCCCCCCCCCCCCCCCC%08d queue_data=AAAA %s\n"
+	data := make([]byte, linkBytes)
+	if _, err := rand.NewChaCha8([32]byte{}).Read(data); err != nil {
+		panic(err) // never
+	}
+	text := base64.URLEncoding.EncodeToString(data)
+	var log bytes.Buffer
+	for i := range queues {
+		fmt.Fprintf(&log, line, i, i, i, text)
+	}
+	return log.Bytes()
+}
+
+// largeLog returns a log of 70 MB, more than is sorted in memory.
+func largeLog() []byte { return queueLog(4000, 13_000) }
 
 // files returns the files of the folder with their content.
 func (f *logFolder) files(t testing.TB) map[string]string {

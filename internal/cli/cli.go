@@ -75,7 +75,10 @@ func Execute(ctx context.Context, root *cobra.Command) int {
 		err = WithCode(ExitUsage, usageError{err})
 	}
 	code := ExitCode(err)
+	_, said := errors.AsType[statusError](err)
 	switch {
+	case said:
+		return code
 	case errors.Is(context.Cause(ctx), ErrInterrupted):
 		code, err = ExitInterrupted, interrupted(err)
 	case code == ExitPipe:

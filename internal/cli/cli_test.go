@@ -103,6 +103,7 @@ func TestExecute(t *testing.T) {
 			stderr: "smpq: FATAL: no (SQLSTATE 57P01)\n" + gone,
 		},
 		{name: "no connection", args: "version", fail: &pgconn.PgError{Severity: "FATAL", Code: "57P03", Message: "no"}, code: 5, stderr: "smpq: FATAL: no (SQLSTATE 57P03)\n"},
+		{name: "status of another program", args: "version", fail: cli.Status(7), code: 7},
 		{name: "reader left", args: "version", fail: fmt.Errorf("write: %w", &fs.PathError{Op: "write", Path: os.Stdout.Name(), Err: syscall.EPIPE}), code: 141},
 		{
 			name: "group alone", args: "import", code: 2,

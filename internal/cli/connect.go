@@ -37,6 +37,7 @@ type Connection struct {
 	data     string
 	schema   string
 	password bool
+	mayMake  bool
 }
 
 // AddConnectionFlags adds the flags that choose the database to a command.
@@ -54,6 +55,11 @@ func (c *Console) AddConnectionFlags(cmd *cobra.Command) *Connection {
 	cmd.MarkFlagsMutuallyExclusive("password", "data")
 	return o
 }
+
+// MayMake lets the command make the private PostgreSQL if that is the choice and it
+// is not there yet. It is for commands that bring data: all others would find
+// nothing in it.
+func (o *Connection) MayMake() { o.mayMake = true }
 
 // dataFolder returns the default of --data.
 func dataFolder() (string, error) {
@@ -171,7 +177,17 @@ func (o *Connection) startPrivate(ctx context.Context, t *Target, folder string)
 	if o.password {
 		return UsageErrorf("--password: the private PostgreSQL has none, and no other database was named")
 	}
-	cluster, err := pglocal.Start(ctx, pglocal.Options{Dir: filepath.Join(folder, "postgres"), Log: o.console.log})
+	home := filepath.Join(folder, "postgres")
+	if !o.mayMake {
+		status, err := pglocal.Inspect(ctx, home)
+		if err == nil && status.State == pglocal.NotMade {
+			err = fmt.Errorf("no private PostgreSQL in %s (%s): name a database with --dsn or --config, or make this one by an import", folder, t.Source)
+		}
+		if err != nil {
+			return WithCode(ExitUnavailable, err)
+		}
+	}
+	cluster, err := pglocal.Start(ctx, pglocal.Options{Dir: home, Log: o.console.log})
 	if err != nil {
 		if errors.Is(err, pglocal.ErrNotInstalled) {
 			err = fmt.Errorf("no database was named, and there is no PostgreSQL to start: %w", err)

@@ -21,7 +21,11 @@ func target(t *testing.T, args ...string) (*cli.Target, string, error) {
 	var opened *cli.Target
 	cmd := &cobra.Command{Use: "test", SilenceErrors: true, SilenceUsage: true}
 	connection := console.AddConnectionFlags(cmd)
+	mayMake := cmd.Flags().Bool("make", false, "")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
+		if *mayMake {
+			connection.MayMake()
+		}
 		opened, err = connection.Open(cmd.Context())
 		return err
 	}
@@ -213,7 +217,14 @@ func TestConnectionPrivate(t *testing.T) {
 	t.Setenv("SMPQ_DSN", "host=nosuch")
 	t.Setenv("PGHOST", "nosuch")
 	data := openFolder(t)
-	got, _, err := target(t, "--data", data, "--schema", "s")
+	_, _, err := target(t, "--data", data)
+	if want := "no private PostgreSQL in " + data + " (--data): name a database with --dsn or --config, or make this one by an import"; text(err) != want || cli.ExitCode(err) != cli.ExitUnavailable {
+		t.Errorf("before there is one: %v", err)
+	}
+	if files, err := os.ReadDir(data); err != nil || len(files) > 0 {
+		t.Errorf("the folder has %v, %v", files, err)
+	}
+	got, _, err := target(t, "--data", data, "--schema", "s", "--make")
 	if err != nil {
 		t.Fatal(err)
 	}

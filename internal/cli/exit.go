@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -44,6 +45,15 @@ func WithCode(code int, err error) error {
 	return &codeError{code, err}
 }
 
+// A statusError is an exit status of which all has been said.
+type statusError int
+
+func (e statusError) Error() string { return "exit status " + strconv.Itoa(int(e)) }
+
+// Status returns an error that ends the process with an exit status, whatever
+// signals came, and is not printed: another program has said what is wrong.
+func Status(code int) error { return statusError(code) }
+
 // UsageErrorf returns a formatted error for wrong usage.
 func UsageErrorf(format string, args ...any) error {
 	return WithCode(ExitUsage, fmt.Errorf(format, args...))
@@ -52,10 +62,15 @@ func UsageErrorf(format string, args ...any) error {
 // ExitCode returns the exit status for the error that a command returned: the
 // one set by [WithCode], else the one that fits what went wrong.
 func ExitCode(err error) int {
-	var coded *codeError
+	var (
+		status statusError
+		coded  *codeError
+	)
 	switch {
 	case err == nil:
 		return ExitOK
+	case errors.As(err, &status):
+		return int(status)
 	case errors.Is(err, ErrInterrupted), errors.Is(err, context.Canceled):
 		return ExitInterrupted
 	case readerLeft(err):

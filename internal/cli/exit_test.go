@@ -34,6 +34,7 @@ func TestExitCode(t *testing.T) {
 		{"nil with code", cli.WithCode(cli.ExitRejected, nil), cli.ExitOK},
 		{"interrupted", fmt.Errorf("copy: %w", cli.ErrInterrupted), cli.ExitInterrupted},
 		{"cancelled", cli.WithCode(cli.ExitRejected, context.Canceled), cli.ExitInterrupted},
+		{"status of another program", fmt.Errorf("run: %w", cli.Status(7)), 7},
 		{"deadline", context.DeadlineExceeded, cli.ExitFailed},
 		{"connection failure", sqlState("08006"), cli.ExitUnavailable},
 		{"wrong password", sqlState("28P01"), cli.ExitUnavailable},

@@ -3,6 +3,7 @@ package storelog
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -183,11 +184,16 @@ func TestReplayLikeModel(t *testing.T) {
 			m.apply(int64(i+1), rec)
 		}
 		text := log.String()
+		var source io.Reader = &log // as a pipe, and as a file
+		if rapid.Bool().Draw(t, "file") {
+			source = io.NewSectionReader(strings.NewReader(text), 0, int64(len(text)))
+		}
 
 		var refused, late []int64
-		s, err := replay(t.Context(), &log, Options{
-			TempDir: dir,
-			Memory:  rapid.SampledFrom([]int{100, 5_000, DefaultMemory}).Draw(t, "memory"),
+		s, err := replay(t.Context(), source, Options{
+			TempDir:  dir,
+			Memory:   rapid.SampledFrom([]int{100, 5_000, DefaultMemory}).Draw(t, "memory"),
+			longLine: rapid.SampledFrom([]int{1, 100, defaultLongLine}).Draw(t, "long line"),
 			OnProblem: func(p Problem) error {
 				switch p.Kind {
 				case Refused:

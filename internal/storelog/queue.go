@@ -2,7 +2,6 @@ package storelog
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
 	"hash/maphash"
 
@@ -13,6 +12,7 @@ import (
 // A queueReplay replays the records of one queue after another.
 type queueReplay struct {
 	state *State
+	lines lineReader
 	key   []byte // recipient id of the present queue
 
 	rec     *queue.Record // nil: not created, refused or deleted
@@ -30,19 +30,17 @@ type place struct{ line, offset int64 }
 func (q *queueReplay) is(key []byte) bool { return q.key != nil && bytes.Equal(q.key, key) }
 
 func (q *queueReplay) start(key []byte) {
-	*q = queueReplay{state: q.state, key: append(q.key[:0], key...)}
+	*q = queueReplay{state: q.state, lines: q.lines, key: append(q.key[:0], key...)}
 	q.rival = q.state.rivals.has(maphash.Bytes(q.state.seed, key))
 }
 
 // line applies one line of the present queue.
 func (q *queueReplay) line(e extsort.Record) error {
-	offset, n := binary.Varint(e.Value)
-	at := place{int64(e.Seq), offset} //nolint:gosec // a line number
-	text := e.Value[n:]
-	rec, err := Parse(text)
+	rec, offset, text, err := q.lines.parse(e)
 	if err != nil {
-		return fmt.Errorf("line %d: parsed before, but not again: %w", at.line, err)
+		return err
 	}
+	at := place{int64(e.Seq), offset} //nolint:gosec // a line number
 	reason, late := q.apply(rec, at)
 	if reason == "" {
 		return nil

@@ -9,6 +9,7 @@ import (
 	"hash/maphash"
 	"io"
 	"iter"
+	"math"
 	"os"
 	"runtime"
 	"slices"
@@ -23,7 +24,9 @@ import (
 // Options control a replay.
 type Options struct {
 	// TempDir is the folder for temporary files, which need about as much
-	// space as the log. Empty: that of the system.
+	// space as the lines of the log that are shorter than 4 KiB: longer ones
+	// are read again from the log, unless it is a pipe. Empty: that of the
+	// system.
 	TempDir string
 
 	// Memory is the number of bytes that may be used for sorting. 0:
@@ -43,7 +46,15 @@ type Options struct {
 	// memory mode keep: services with a chain of no or of more than 255
 	// certificates, and associations with services that are not in the log.
 	ForDatabase bool
+
+	// longLine is the length in bytes from which lines are read again. 0:
+	// defaultLongLine. Tests set it.
+	longLine int
 }
+
+// defaultLongLine is far more than a line without link data takes, and enough
+// to be worth a read of its own.
+const defaultLongLine = 4 << 10
 
 // DefaultMemory is the memory for sorting, in bytes, if Options give none.
 const DefaultMemory = 64 << 20
@@ -58,8 +69,8 @@ type Counts struct {
 // A State is what a router holds after it has read a log: services and queues.
 //
 // The queues are not in memory. The records of the log, sorted by queue, are in
-// temporary files without names, and [State.Queues] replays them one queue at a
-// time. That is the same as replaying the log in its own order, except for
+// temporary files without names, all but the long ones, which are in the log
+// alone. [State.Queues] replays them one queue at a time. That is the same as replaying the log in its own order, except for
 // queues that contend for an id, of which there are hardly ever any: these are
 // found first and replayed together, without their data, to learn which of
 // their records are refused.
@@ -68,12 +79,13 @@ type State struct {
 	counts   Counts
 	services []queue.Service
 	known    map[queue.ServiceID]bool
-	records  *extsort.Sorter // key: recipient id; number: line; value: offset, line
+	source   io.ReaderAt     // the log, for the long lines; nil if it can be read only once
+	records  *extsort.Sorter // key: recipient id; number: line; value: see parser.add
 	seed     maphash.Seed
 	rivals   *rivals
 }
 
-// Replay reads a log. The caller closes the State.
+// Replay reads a log. The caller closes the State, and f after it.
 //
 // The rules are those of smp-server: lines that cannot be read or applied are
 // skipped; of two records that take the same id the first one wins; the ids of
@@ -94,6 +106,9 @@ func replay(ctx context.Context, r io.Reader, o Options) (_ *State, err error) {
 	if o.Memory == 0 {
 		o.Memory = DefaultMemory
 	}
+	if o.longLine == 0 {
+		o.longLine = defaultLongLine
+	}
 	if o.OnProblem == nil {
 		o.OnProblem = func(Problem) error { return nil }
 	}
@@ -103,6 +118,9 @@ func replay(ctx context.Context, r io.Reader, o Options) (_ *State, err error) {
 		known:   make(map[queue.ServiceID]bool),
 		records: extsort.New(o.TempDir),
 		seed:    maphash.MakeSeed(),
+	}
+	if section, ok := r.(*io.SectionReader); ok {
+		s.source = section
 	}
 	claims := extsort.New(o.TempDir)
 	defer func() {
@@ -208,6 +226,10 @@ func (s *State) load(parent context.Context, r io.Reader, claims *extsort.Sorter
 				seed:    s.seed,
 				records: s.records.NewWriter(s.o.Memory * 3 / 4 / workers),
 				claims:  claims.NewWriter(s.o.Memory / 4 / workers),
+				keep:    math.MaxInt,
+			}
+			if s.source != nil {
+				p.keep = s.o.longLine
 			}
 			for b := range blocks {
 				res := p.parse(b.block)
@@ -320,6 +342,7 @@ type parser struct {
 	seed    maphash.Seed
 	records *extsort.Writer
 	claims  *extsort.Writer
+	keep    int // lines shorter than this go into the records
 	key     []byte
 	value   []byte
 }
@@ -354,6 +377,38 @@ func (p *parser) parse(b block) parsedBlock {
 	return res
 }
 
+// A lineReader gets lines back from sorted records.
+type lineReader struct {
+	source io.ReaderAt
+	buf    []byte
+}
+
+// read returns the offset and the text of a line. The text is valid until the
+// next read, or until the record is not any more.
+func (r *lineReader) read(e extsort.Record) (offset int64, text []byte, err error) {
+	offset, n := binary.Varint(e.Value)
+	size, m := binary.Uvarint(e.Value[n:])
+	if text = e.Value[n+m:]; len(text) > 0 || size == 0 {
+		return offset, text, nil
+	}
+	r.buf = slices.Grow(r.buf[:0], int(size))[:size] //nolint:gosec // the length of a line
+	if _, err := r.source.ReadAt(r.buf, offset); err != nil {
+		return 0, nil, fmt.Errorf("line %d: read again: %w", e.Seq, err)
+	}
+	return offset, r.buf, nil
+}
+
+// parse returns the record of a line.
+func (r *lineReader) parse(e extsort.Record) (rec Record, offset int64, text []byte, err error) {
+	if offset, text, err = r.read(e); err != nil {
+		return nil, 0, nil, err
+	}
+	if rec, err = Parse(text); err != nil {
+		return nil, 0, nil, fmt.Errorf("line %d: parsed before, but not again: was the log changed meanwhile? %w", e.Seq, err)
+	}
+	return rec, offset, text, nil
+}
+
 // parseLine returns the record of a line, a problem, or both.
 func parseLine(l Line) (Record, *Problem) {
 	pr := &Problem{Line: l.Number, Offset: l.Offset}
@@ -384,10 +439,15 @@ func parseLine(l Line) (Record, *Problem) {
 	return rec, pr
 }
 
+// add adds a record of a queue. Its value is where the line is in the log, as
+// offset and length, and the line, if it is not a long one.
 func (p *parser) add(l Line, rec Record) error {
 	p.key = rec.Queue().Append(p.key[:0])
 	p.value = binary.AppendVarint(p.value[:0], l.Offset)
-	p.value = append(p.value, l.Text...)
+	p.value = binary.AppendUvarint(p.value, uint64(len(l.Text)))
+	if len(l.Text) < p.keep {
+		p.value = append(p.value, l.Text...)
+	}
 	number := uint64(l.Number) //nolint:gosec // counted from 1
 	if err := p.records.Add(extsort.Record{Key: p.key, Seq: number, Value: p.value}); err != nil {
 		return err
@@ -415,7 +475,7 @@ func (s *State) DrainQueues(ctx context.Context) iter.Seq2[*queue.Record, error]
 
 func (s *State) queues(ctx context.Context, records iter.Seq2[extsort.Record, error]) iter.Seq2[*queue.Record, error] {
 	return func(yield func(*queue.Record, error) bool) {
-		q := queueReplay{state: s}
+		q := queueReplay{state: s, lines: lineReader{source: s.source}}
 		for e, err := range records {
 			if err != nil {
 				yield(nil, err)

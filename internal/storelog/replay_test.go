@@ -426,3 +426,41 @@ func TestReplayOfSilentPipe(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A log that is changed while it is replayed is noticed where it matters.
+func TestReplayChangedLog(t *testing.T) {
+	const line = "CREATE rid=AAAAAAAAAAAAAAAAAAAAAAAA rk=MCowBQYDK2VwAyEAiojj3XQJ8ZX9UtstPLpdcspnCb8dlBIb83SIAbQPb1w=" +
+		" rdh=QOR6P1Jb3KxJHUGJeNfbWvYjrHr-diPG14pdT86dD2M= sid=BBBBBBBBBBBBBBBBBBBBBBBB sk=\n"
+	for _, test := range []struct {
+		name   string
+		change func(f *os.File) error
+		want   string
+	}{
+		{"cut", func(f *os.File) error { return f.Truncate(20) }, "line 1: read again: EOF"},
+		{"overwritten", func(f *os.File) error { _, err := f.WriteAt([]byte("REMOVE"), 0); return err }, "line 1: parsed before, but not again: was the log changed meanwhile? "},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f, err := os.Create(filepath.Join(t.TempDir(), "store.log"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			if _, err := f.WriteString(line); err != nil {
+				t.Fatal(err)
+			}
+			s, err := replay(t.Context(), io.NewSectionReader(f, 0, int64(len(line))), Options{TempDir: t.TempDir(), longLine: 1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			if err := test.change(f); err != nil {
+				t.Fatal(err)
+			}
+			for q, err := range s.Queues(t.Context()) {
+				if err == nil || !strings.HasPrefix(err.Error(), test.want) {
+					t.Errorf("queue %v, error %v, want %q", q, err, test.want)
+				}
+			}
+		})
+	}
+}

@@ -140,6 +140,7 @@ type rivalRecord struct {
 // replayRivals replays the records of rivals in the order of the log.
 func (s *State) replayRivals(ctx context.Context, r *rivals) error {
 	var recs []rivalRecord
+	lines := lineReader{source: s.source}
 	for e, err := range s.records.All() {
 		if err != nil {
 			return err
@@ -150,16 +151,15 @@ func (s *State) replayRivals(ctx context.Context, r *rivals) error {
 		if !r.has(maphash.Bytes(s.seed, e.Key)) {
 			continue
 		}
-		_, n := binary.Varint(e.Value)
-		if !takesOrFrees(e.Value[n:]) {
+		rec, _, _, err := lines.parse(e)
+		if err != nil {
+			return err
+		}
+		if !takesOrFrees(kindOf(rec)) {
 			continue
 		}
 		if len(recs) == maxRivalRecords {
 			return errTooManyRivals
-		}
-		rec, err := Parse(e.Value[n:])
-		if err != nil {
-			return fmt.Errorf("line %d: parsed before, but not again: %w", e.Seq, err)
 		}
 		rr := rivalRecord{line: int64(e.Seq), kind: kindOf(rec), recipient: rec.Queue()} //nolint:gosec // a line number
 		switch rec := rec.(type) {
@@ -194,9 +194,8 @@ func (s *State) replayRivals(ctx context.Context, r *rivals) error {
 	return nil
 }
 
-// takesOrFrees reports whether the record of a line may take or free an id.
-func takesOrFrees(line []byte) bool {
-	k, _ := kindByTag(smp.NewTextReader(line).Word())
+// takesOrFrees reports whether a record of this kind may take or free an id.
+func takesOrFrees(k kind) bool {
 	switch k {
 	case kindCreate, kindLink, kindDeleteLink, kindAddNotifier, kindDeleteNotifier, kindDelete:
 		return true
