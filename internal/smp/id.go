@@ -2,6 +2,7 @@ package smp
 
 import (
 	"errors"
+	"hash/maphash"
 	"strings"
 )
 
@@ -22,8 +23,9 @@ const MaxID = 2600
 // that embed it are stored without a driver in their package.
 type EntityID struct{ raw string }
 
-// NewEntityID returns the id with the given bytes.
-func NewEntityID(b []byte) EntityID { return EntityID{raw: string(b)} }
+// NewEntityID returns the id with the given bytes. An id of a string shares its
+// memory.
+func NewEntityID[T []byte | string](b T) EntityID { return EntityID{raw: string(b)} }
 
 // ParseEntityID reads an id in the text encoding: base64url, padded or not.
 func ParseEntityID(text string) (EntityID, error) {
@@ -57,6 +59,9 @@ func (id EntityID) MarshalText() ([]byte, error) { return id.AppendText(nil) }
 
 // String returns the text encoding of id.
 func (id EntityID) String() string { return string(AppendBase64(nil, []byte(id.raw))) }
+
+// Hash returns a hash of the bytes of id.
+func (id EntityID) Hash(seed maphash.Seed) uint64 { return maphash.String(seed, id.raw) }
 
 // Compare orders ids by their bytes, unsigned, as PostgreSQL orders bytea.
 func (id EntityID) Compare(other EntityID) int { return strings.Compare(id.raw, other.raw) }

@@ -52,7 +52,7 @@ type PublicKey struct{ der string }
 
 // ParsePublicKey returns the key with the given DER SubjectPublicKeyInfo
 // encoding. Unknown algorithms, wrong sizes and trailing bytes are errors.
-func ParsePublicKey(der []byte) (PublicKey, error) {
+func ParsePublicKey[T []byte | string](der T) (PublicKey, error) {
 	k := PublicKey{der: string(der)}
 	if k.Algorithm() == 0 {
 		return PublicKey{}, errKeyForm
@@ -62,7 +62,7 @@ func ParsePublicKey(der []byte) (PublicKey, error) {
 
 // ParseAuthKey is ParsePublicKey for the keys that authorize commands: those of
 // recipients, senders and notifiers. An X448 key is an error.
-func ParseAuthKey(der []byte) (PublicKey, error) {
+func ParseAuthKey[T []byte | string](der T) (PublicKey, error) {
 	k, err := ParsePublicKey(der)
 	if err == nil && k.Algorithm() == X448 {
 		return PublicKey{}, errKeyAuth

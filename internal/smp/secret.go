@@ -18,7 +18,7 @@ type DHSecret struct {
 }
 
 // ParseDHSecret returns the secret with the given raw bytes.
-func ParseDHSecret(b []byte) (DHSecret, error) {
+func ParseDHSecret[T []byte | string](b T) (DHSecret, error) {
 	if len(b) != DHSecretSize {
 		return DHSecret{}, fmt.Errorf("a DH secret has %d bytes, not %d", DHSecretSize, len(b))
 	}

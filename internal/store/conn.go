@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -34,17 +36,26 @@ func Connect(ctx context.Context, c Config) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, &connectError{err}
 	}
-	// Not among the parameters of the start: poolers refuse those that they do
-	// not know.
-	_, err = conn.Exec(ctx, `
-		select set_config('search_path', $1, false),
-		       set_config('client_min_messages', 'warning', false),
-		       set_config('statement_timeout', '0', false),
-		       set_config('idle_in_transaction_session_timeout', '0', false)`, schema.Quote(c.Schema))
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("set up the database session: %w", err), conn.Close(context.WithoutCancel(ctx)))
+	if err := prepareSession(ctx, conn, c.Schema, 0); err != nil {
+		return nil, errors.Join(err, conn.Close(context.WithoutCancel(ctx)))
 	}
 	return conn, nil
+}
+
+// prepareSession sets what a session needs. The time limit for a statement is 0
+// for none. It is not among the parameters of the start: poolers refuse those
+// that they do not know.
+func prepareSession(ctx context.Context, conn *pgx.Conn, name string, limit time.Duration) error {
+	_, err := conn.Exec(ctx, `
+		select set_config('search_path', $1, false),
+		       set_config('client_min_messages', 'warning', false),
+		       set_config('statement_timeout', $2, false),
+		       set_config('idle_in_transaction_session_timeout', '0', false)`,
+		schema.Quote(name), strconv.FormatInt(limit.Milliseconds(), 10))
+	if err != nil {
+		return fmt.Errorf("set up the database session: %w", err)
+	}
+	return nil
 }
 
 // parseCause returns what is wrong with a connection string. The error of pgx can

@@ -147,10 +147,6 @@ func (p *Purge) Batch(ctx context.Context, n int) (listed int64, r Removed, err 
 	return int64(len(ids)), r, nil
 }
 
-// queryCanceled is the SQLSTATE of a statement that was cancelled or took too
-// long.
-const queryCanceled = "57014"
-
 // sqlState returns the SQLSTATE of an error, empty if it has none.
 func sqlState(err error) string {
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok {

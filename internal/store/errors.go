@@ -1,0 +1,113 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// A Code is what a client of the router is told about an operation that failed,
+// and all that it is told. The names are those of the protocol.
+type Code string
+
+// The codes of errors of a [Store].
+const (
+	CodeAuth      Code = "AUTH"       // no such queue, or not for this caller
+	CodeDuplicate Code = "DUPLICATE_" // an id is in use: try again with another
+	CodeNoMessage Code = "NO_MSG"     // the message is not there, or not first in its queue
+	CodeQuota     Code = "QUOTA"      // the queue is full
+	CodeService   Code = "SERVICE"    // the service has another role
+	CodeInternal  Code = "INTERNAL"   // a broken invariant of this program
+	CodeStore     Code = "STORE"      // the database failed, or is away
+)
+
+// Why an operation was refused. Clients are told AUTH for most of them, so that
+// they cannot tell a queue that is not theirs from one that does not exist.
+var (
+	ErrNotFound  = errors.New("there is no such queue")
+	ErrNoService = errors.New("there is no such service")
+	ErrDeleted   = errors.New("the queue is deleted")
+	ErrStale     = errors.New("the row was changed or deleted by another program")
+	ErrTaken     = errors.New("an id is in use, or was until its queue was deleted")
+	ErrRefused   = errors.New("it is set already, to something else")
+	ErrNotSet    = errors.New("there is nothing of this kind to change")
+	ErrNoMessage = errors.New("the message is not the first of the queue")
+	ErrQuota     = errors.New("the queue is full")
+	ErrRole      = errors.New("the service has another role")
+)
+
+// codes says which code the reasons have; others have CodeStore.
+var codes = map[error]Code{
+	ErrNotFound: CodeAuth, ErrNoService: CodeAuth, ErrDeleted: CodeAuth, ErrStale: CodeAuth, ErrTaken: CodeAuth,
+	ErrRefused: CodeAuth, ErrNotSet: CodeAuth,
+	ErrNoMessage: CodeNoMessage, ErrQuota: CodeQuota, ErrRole: CodeService,
+}
+
+// An Error is an operation of a [Store] that failed. Its text is for logs only.
+type Error struct {
+	Code Code
+	Op   string // what was being done, and to what
+	Err  error
+}
+
+// Error returns what was being done, and why it failed.
+func (e *Error) Error() string { return e.Op + ": " + e.Err.Error() }
+
+// Unwrap returns the reason.
+func (e *Error) Unwrap() error { return e.Err }
+
+// CodeOf returns the code of an error of a [Store]: INTERNAL for errors of others.
+func CodeOf(err error) Code {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.Code
+	}
+	return CodeInternal
+}
+
+// failed returns an Error with the code that fits the reason.
+func failed(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e
+	}
+	for reason, code := range codes {
+		if errors.Is(err, reason) {
+			return &Error{Code: code, Op: op, Err: err}
+		}
+	}
+	return &Error{Code: CodeStore, Op: op, Err: err}
+}
+
+// SQLSTATEs that mean something else than that the database failed.
+const (
+	uniqueViolation = "23505"
+	queryCanceled   = "57014" // cancelled, or it took too long
+)
+
+// taken turns the violation of a unique index into ErrTaken.
+func taken(err error) error {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok && e.Code == uniqueViolation {
+		return fmt.Errorf("%w (%s)", ErrTaken, e.ConstraintName)
+	}
+	return err
+}
+
+// certain reports whether an error of [lane.write] tells that nothing was
+// written. Otherwise the transaction may have been committed.
+func certain(err error) bool {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return !goingAway(e.Code)
+	}
+	_, unsent := errors.AsType[*unsentError](err)
+	return unsent || pgconn.SafeToRetry(err)
+}
+
+// goingAway reports whether an SQLSTATE tells that the server or the connection
+// goes away, from which nothing follows for the transaction.
+func goingAway(code string) bool {
+	return strings.HasPrefix(code, "08") || code == "57P01" || code == "57P02"
+}
