@@ -55,8 +55,17 @@ func (q *Queue) has(by By, id smp.EntityID) bool {
 	if r == nil {
 		return false
 	}
-	v := r.view(q.id)
-	return v.id(by) == id
+	if by == ByRecipient {
+		return q.id.EntityID == id
+	}
+	return r.id(by) == id
+}
+
+// touch notes that q is in use.
+func (q *Queue) touch() {
+	if !q.used.Load() { // most are read only
+		q.used.Store(true)
+	}
 }
 
 // A cache holds the queues of this process.
@@ -92,10 +101,13 @@ type shard struct {
 	hits, misses, evictions atomic.Int64
 }
 
-// An index finds queues that are kept by another id.
+// An index finds queues that are kept by another id: by its hash, which takes
+// less room and time. Of two ids with the same hash, only one is found; the queue
+// of the other one is looked up in the database, and then found by its recipient
+// id.
 type index [shards]struct {
 	mu     sync.RWMutex
-	queues map[smp.EntityID]*Queue
+	queues map[uint64]*Queue
 }
 
 // newCache returns a cache that keeps queues of so many bytes.
@@ -111,7 +123,7 @@ func newCache(budget int64) *cache {
 	}
 	for _, x := range []*index{&c.senders, &c.notifiers, &c.links} {
 		for i := range x {
-			x[i].queues = make(map[smp.EntityID]*Queue)
+			x[i].queues = make(map[uint64]*Queue)
 		}
 	}
 	return c
@@ -142,9 +154,10 @@ func (c *cache) stats() CacheStats {
 	return s
 }
 
-func (c *cache) hash(id smp.EntityID) int { return int(id.Hash(c.seed) % shards) }
+// shard returns the number of the shard of an id.
+func (c *cache) shard(id smp.EntityID) int { return int(id.Hash(c.seed) % shards) }
 
-func (c *cache) shardOf(id queue.RecipientID) *shard { return &c.shards[c.hash(id.EntityID)] }
+func (c *cache) shardOf(id queue.RecipientID) *shard { return &c.shards[c.shard(id.EntityID)] }
 
 // index returns the index of a kind of id, nil for recipient ids.
 func (c *cache) index(by By) *index {
@@ -169,9 +182,10 @@ func (c *cache) get(by By, id smp.EntityID) *Queue {
 	if by == ByRecipient {
 		return c.live(queue.RecipientID{EntityID: id})
 	}
-	x := &c.index(by)[c.hash(id)]
+	hash := id.Hash(c.seed)
+	x := &c.index(by)[hash%shards]
 	x.mu.RLock()
-	q := x.queues[id]
+	q := x.queues[hash]
 	x.mu.RUnlock()
 	switch {
 	case q == nil || !q.has(by, id):
@@ -184,10 +198,11 @@ func (c *cache) get(by By, id smp.EntityID) *Queue {
 
 // knows reports whether some queue that is kept has the given id.
 func (c *cache) knows(by By, id smp.EntityID) bool {
-	x := &c.index(by)[c.hash(id)]
+	hash := id.Hash(c.seed)
+	x := &c.index(by)[hash%shards]
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	q := x.queues[id]
+	q := x.queues[hash]
 	return q != nil && q.has(by, id)
 }
 
@@ -233,7 +248,7 @@ func (c *cache) snapshot() snapshot {
 // is here already stays as it is. If rows changed meanwhile so that this one may
 // be out of date, there is none, and the row has to be read again.
 func (c *cache) adopt(v *View, since *snapshot, keep bool) *Queue {
-	h := c.hash(v.RecipientID.EntityID)
+	h := c.shard(v.RecipientID.EntityID)
 	sh := &c.shards[h]
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -279,9 +294,8 @@ func (c *cache) keep(sh *shard, q *Queue) {
 	sh.ring = append(sh.ring, q)
 	r := q.record.Load()
 	sh.bytes += r.cost()
-	v := r.view(q.id)
 	for _, by := range otherBys {
-		c.remember(q, by, v.id(by))
+		c.remember(q, by, r.id(by))
 	}
 	// Twice around: the first time, queues that were used are let off.
 	for range 2 * len(sh.ring) {
@@ -301,7 +315,7 @@ func (c *cache) keep(sh *shard, q *Queue) {
 }
 
 // otherBys are the ids of a queue that have an index.
-var otherBys = [...]By{BySender, ByNotifier, ByLink}
+var otherBys = [...]By{BySender, ByLink, ByNotifier}
 
 // release takes q from those that are kept.
 func (c *cache) release(sh *shard, q *Queue) {
@@ -309,9 +323,8 @@ func (c *cache) release(sh *shard, q *Queue) {
 		return
 	}
 	r := q.record.Load()
-	v := r.view(q.id)
 	for _, by := range otherBys {
-		c.forget(q, by, v.id(by))
+		c.forget(q, by, r.id(by))
 	}
 	sh.bytes -= r.cost()
 	last := sh.ring[len(sh.ring)-1]
@@ -326,10 +339,17 @@ func (c *cache) release(sh *shard, q *Queue) {
 // kept: itself, its record, its place in the ring and its entries in the maps.
 func (r *record) cost() int64 {
 	const (
-		structs = 48 + 48 + 24 // Queue, record, id
-		entry   = 40           // in a map that is two thirds full
+		structs = 48 + 48 + 24  // Queue, record, id
+		entries = 8 + 2*(24+16) // in the ring, in the maps by recipient and by sender
+		slack   = 30            // of maps that are never full, and of size classes
+		another = (16 + 10)     // in another index
 	)
-	n := int64(structs + 8 + 2*entry + len(r.fields))
+	n := int64(structs + entries + slack + len(r.fields))
+	for _, by := range []By{ByNotifier, ByLink} {
+		if !r.id(by).IsZero() {
+			n += another
+		}
+	}
 	return n
 }
 
@@ -337,9 +357,10 @@ func (c *cache) remember(q *Queue, by By, id smp.EntityID) {
 	if id.IsZero() {
 		return
 	}
-	x := &c.index(by)[c.hash(id)]
+	hash := id.Hash(c.seed)
+	x := &c.index(by)[hash%shards]
 	x.mu.Lock()
-	x.queues[id] = q
+	x.queues[hash] = q
 	x.mu.Unlock()
 }
 
@@ -347,10 +368,11 @@ func (c *cache) forget(q *Queue, by By, id smp.EntityID) {
 	if id.IsZero() {
 		return
 	}
-	x := &c.index(by)[c.hash(id)]
+	hash := id.Hash(c.seed)
+	x := &c.index(by)[hash%shards]
 	x.mu.Lock()
-	if x.queues[id] == q {
-		delete(x.queues, id)
+	if x.queues[hash] == q {
+		delete(x.queues, hash)
 	}
 	x.mu.Unlock()
 }
@@ -374,17 +396,15 @@ func (c *cache) publish(q *Queue, v *View) {
 		q.record.Store(r)
 		return
 	}
-	was := old.view(q.id)
-	now := r.view(q.id)
 	for _, by := range otherBys {
-		if now.id(by) != was.id(by) {
-			c.remember(q, by, now.id(by))
+		if id := r.id(by); id != old.id(by) {
+			c.remember(q, by, id)
 		}
 	}
 	q.record.Store(r)
 	for _, by := range otherBys {
-		if now.id(by) != was.id(by) {
-			c.forget(q, by, was.id(by))
+		if id := old.id(by); id != r.id(by) {
+			c.forget(q, by, id)
 		}
 	}
 	sh.bytes += r.cost() - old.cost()

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/smpq/smpq/internal/queue"
@@ -143,6 +144,33 @@ func names[T any](columns []column[T], prefix string) string {
 		list[i] = prefix + c.name
 	}
 	return strings.Join(list, ", ")
+}
+
+// placeholders returns $1 to $n, comma-separated.
+func placeholders(n int) string {
+	list := make([]string, n)
+	for i := range list {
+		list[i] = "$" + strconv.Itoa(i+1)
+	}
+	return strings.Join(list, ", ")
+}
+
+// arguments returns the values of the columns of r for a statement.
+func arguments[T any](columns []column[T], r *T) []any {
+	args := make([]any, len(columns))
+	for i, c := range columns {
+		v, ok := c.value(r, nil)
+		switch {
+		case !ok:
+		case c.typ == typeInt8:
+			args[i] = v.number
+		case c.typ == typeText:
+			args[i] = string(v.bytes)
+		default:
+			args[i] = v.bytes
+		}
+	}
+	return args
 }
 
 // A rowWriter makes CSV rows of records and adds them up to a [Checksum].

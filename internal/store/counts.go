@@ -60,19 +60,25 @@ func (e *Entities) AddService(role queue.Role, n int64) {
 
 // AddQueue counts a live queue.
 func (e *Entities) AddQueue(q *queue.Record) {
-	count := func(n *int64, ok bool) {
+	v := viewOf(q)
+	e.add(&v, 1)
+}
+
+// add counts n live queues like v.
+func (e *Entities) add(v *View, n int64) {
+	count := func(number *int64, ok bool) {
 		if ok {
-			*n++
+			*number += n
 		}
 	}
-	e.Queues++
-	count(&e.Notifiers, q.Notifier != nil)
-	count(&e.RcvServiceQueues, !q.RcvService.IsZero())
-	count(&e.NtfServiceQueues, q.Notifier != nil && !q.Notifier.Service.IsZero())
-	count(&e.Secured, !q.SenderKey.IsZero())
-	count(&e.Links, q.Link != nil)
-	e.Mode.add(q.Mode, 1)
-	e.Status.add(q.Status, 1)
+	e.Queues += n
+	count(&e.Notifiers, v.HasNotifier())
+	count(&e.RcvServiceQueues, !v.RcvService.IsZero())
+	count(&e.NtfServiceQueues, !v.Notifier.Service.IsZero())
+	count(&e.Secured, !v.SenderKey.IsZero())
+	count(&e.Links, !v.LinkID.IsZero())
+	e.Mode.add(v.Mode, n)
+	e.Status.add(v.Status, n)
 }
 
 func (c *ModeCounts) add(m queue.Mode, n int64) {

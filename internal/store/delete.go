@@ -136,7 +136,7 @@ func (p *Purge) Batch(ctx context.Context, n int) (listed int64, r Removed, err 
 		if _, err := tx.Exec(ctx, p.settings()); err != nil {
 			return err
 		}
-		return tx.QueryRow(ctx, p.removeSQL(), ids, p.before).Scan(&r.Queues, &r.Messages, &r.Bytes)
+		return tx.QueryRow(ctx, p.schema.removeSQL(), ids, p.before).Scan(&r.Queues, &r.Messages, &r.Bytes)
 	})
 	if code := sqlState(err); code == queryCanceled && ctx.Err() == nil {
 		return 0, Removed{}, fmt.Errorf("remove %d deleted queues: it took longer than %s: take fewer at a time: %w", len(ids), p.limits.Statement, err)
@@ -164,13 +164,13 @@ func (p *Purge) settings() string {
 // removeSQL returns the statement that removes the queues $1 with their messages
 // and counts them. It does not wait for rows that others have locked, such as a
 // router that removes deleted queues as well.
-func (p *Purge) removeSQL() string {
+func (s Schema) removeSQL() string {
 	const (
 		locked       = "any (array(select recipient_id from locked))"
 		noMessages   = "gone_messages as (select 0 as size where false)"
 		someMessages = "gone_messages as (delete from %s where recipient_id = " + locked + " returning " + messageSize + " as size)"
 	)
-	s, messages := p.schema, noMessages
+	messages := noMessages
 	if s.HasMessages() {
 		messages = fmt.Sprintf(someMessages, s.table("messages"))
 	}

@@ -99,15 +99,29 @@ func taken(err error) error {
 // certain reports whether an error of [lane.write] tells that nothing was
 // written. Otherwise the transaction may have been committed.
 func certain(err error) bool {
-	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
-		return !goingAway(e.Code)
+	if _, unsent := errors.AsType[*unsentError](err); unsent {
+		return true
 	}
-	_, unsent := errors.AsType[*unsentError](err)
-	return unsent || pgconn.SafeToRetry(err)
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return !lost(e)
+	}
+	return pgconn.SafeToRetry(err)
 }
 
-// goingAway reports whether an SQLSTATE tells that the server or the connection
-// goes away, from which nothing follows for the transaction.
-func goingAway(code string) bool {
-	return strings.HasPrefix(code, "08") || code == "57P01" || code == "57P02"
+// lost reports whether an error of the server, or of a pooler, ends the
+// connection, from which nothing follows for the transaction.
+func lost(e *pgconn.PgError) bool {
+	const connectionException = "08"
+	return e.SeverityUnlocalized != "ERROR" || strings.HasPrefix(e.Code, connectionException)
+}
+
+// rolledBack reports whether the server ended a transaction, without writing
+// anything, because others were in its way. Another try may succeed.
+func rolledBack(err error) bool {
+	const (
+		serializationFailure = "40001"
+		deadlock             = "40P01"
+	)
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && !lost(e) && (e.Code == serializationFailure || e.Code == deadlock)
 }

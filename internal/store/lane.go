@@ -4,7 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
+	"strconv"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -17,31 +18,32 @@ import (
 // A lane is the connections for one kind of work, so that bulk work never makes
 // clients wait. Each call takes one round trip and one transaction, READ
 // COMMITTED.
+//
+// While the database cannot be reached, calls fail at once, but for one now and
+// then that tries to connect; the first that can ends it.
 type lane struct {
 	pool    *pgxpool.Pool
-	timeout time.Duration // for one call, waiting for a connection not included
-	begin   string        // begins transactions that write; empty: nothing to do
-	path    string        // argument of begin
-	lastTry atomic.Int64  // Unix nanoseconds of the last failure to connect
+	timeout time.Duration // for waiting for a connection, and for one transaction
+	begin   string        // begins transactions where sessions cannot be set up; else empty
+	args    []any         // of begin
+	outage  outage
 }
 
-// errAway is what callers get at once while the database cannot be reached.
-var errAway = errors.New("the database is away")
-
 const (
-	// retryConnect is how long callers fail at once after a connection failed.
+	// retryConnect is how long calls fail at once after a connection failed.
 	retryConnect = 200 * time.Millisecond
-	// connectTimeout bounds one attempt to connect.
+	// connectTimeout bounds one attempt to connect, and the test of a connection
+	// that was not used for a while.
 	connectTimeout = 5 * time.Second
-	// tries is how often statements are tried when connections break.
+	// tries is how often statements are tried.
 	tries = 3
-	// retryRead is the pause before a read is tried again; it doubles.
-	retryRead = 20 * time.Millisecond
+	// retryPause is the pause before statements are tried again; it doubles.
+	retryPause = 20 * time.Millisecond
 )
 
-// localPath sets the search_path for a transaction: a pooler may give each
-// transaction another session.
-const localPath = "select set_config('search_path', $1, true)"
+// beginLocal sets, for a transaction, what prepareSession sets for a session. A
+// pooler may give each transaction another one.
+const beginLocal = "select set_config('search_path', $1, true), set_config('statement_timeout', $2, true)"
 
 // newLane returns a lane with up to size connections, of which none is made yet.
 func newLane(ctx context.Context, o Options, size int, timeout time.Duration) (*lane, error) {
@@ -51,24 +53,36 @@ func newLane(ctx context.Context, o Options, size int, timeout time.Duration) (*
 	}
 	cfg.MaxConns = int32(size) //nolint:gosec // a number of connections
 	cfg.MinConns = 0
+	cfg.MinIdleConns = 0
 	cfg.PingTimeout = connectTimeout
-	cfg.ConnConfig.ConnectTimeout = connectTimeout
+	if t := cfg.ConnConfig.ConnectTimeout; t <= 0 || t > connectTimeout {
+		cfg.ConnConfig.ConnectTimeout = connectTimeout
+	}
 	cfg.ConnConfig.RuntimeParams["application_name"] = o.Application
 	l := &lane{timeout: timeout}
+	// The client gives up first, and cancels the statement. The server does if that
+	// does not get through.
+	limit := 2 * timeout
 	if o.Pooled {
 		// Prepared statements belong to a session.
 		cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
-		l.begin, l.path = localPath, schema.Quote(o.Schema)
-	} else {
-		cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
-			return prepareSession(ctx, conn, o.Schema, 2*timeout)
-		}
+		l.begin = beginLocal
+		l.args = []any{schema.Quote(o.Schema), strconv.FormatInt(limit.Milliseconds(), 10)}
 	}
-	cfg.BeforeConnect = func(context.Context, *pgx.ConnConfig) error {
-		if time.Since(time.Unix(0, l.lastTry.Load())) < retryConnect {
-			return errAway
+	cfg.BeforeConnect = func(context.Context, *pgx.ConnConfig) error { return l.outage.mayTry() }
+	cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		if !o.Pooled {
+			ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+			defer cancel()
+			if err := prepareSession(ctx, conn, o.Schema, limit); err != nil {
+				return err
+			}
 		}
+		l.outage.end()
 		return nil
+	}
+	cfg.PrepareConn = func(_ context.Context, conn *pgx.Conn) (bool, error) {
+		return quiet(conn.PgConn().Conn()), nil
 	}
 	if l.pool, err = pgxpool.NewWithConfig(ctx, cfg); err != nil {
 		return nil, fmt.Errorf("connections to the database: %w", err)
@@ -76,17 +90,23 @@ func newLane(ctx context.Context, o Options, size int, timeout time.Duration) (*
 	return l, nil
 }
 
-// acquire takes a connection. It fails at once if there is none and none could be
-// made a moment ago.
+// acquire takes a connection, and waits for one if all are in use. It fails at
+// once while the database cannot be reached.
 func (l *lane) acquire(ctx context.Context) (*pgxpool.Conn, error) {
-	conn, err := l.pool.Acquire(ctx)
+	limited, cancel := context.WithTimeout(ctx, l.timeout)
+	defer cancel()
+	conn, err := l.pool.Acquire(limited)
 	switch {
 	case err == nil:
 		return conn, nil
-	case ctx.Err() != nil, errors.Is(err, errAway):
+	case ctx.Err() != nil:
+		err = ctx.Err()
+	case limited.Err() != nil:
+		err = fmt.Errorf("no connection to the database within %s: %w", l.timeout, err)
+	case errors.Is(err, errAway):
 	default:
-		l.lastTry.Store(time.Now().UnixNano())
 		err = &connectError{err}
+		l.outage.begin(err)
 	}
 	return nil, &unsentError{err}
 }
@@ -100,59 +120,117 @@ func (e *unsentError) Unwrap() error { return e.err }
 // read runs statements that change nothing, and runs them again if the connection
 // breaks: queue is called once for each try. Cancelling ctx stops it.
 func (l *lane) read(ctx context.Context, queue func(*pgx.Batch)) error {
-	pause := retryRead
-	for try := 1; ; try++ {
+	return l.try(ctx, queue, func(conn *pgxpool.Conn, b *pgx.Batch) (again bool, err error) {
+		ctx, cancel := context.WithTimeout(ctx, l.timeout)
+		defer cancel()
+		err = conn.SendBatch(ctx, b).Close()
+		// A server that did not answer in time will not do better with more to do.
+		return ctx.Err() == nil && conn.Conn().IsClosed(), err
+	})
+}
+
+// write runs statements in one transaction. Until the first is on its way, ctx
+// can cancel it, and it is tried again if the connection was broken, as it is if
+// the server rolled it back for the sake of another transaction: queue is called
+// once for each try. Once on its way it goes on to its end, within the time of
+// the lane. An error that is not [certain] leaves open whether it was committed.
+func (l *lane) write(ctx context.Context, queue func(*pgx.Batch)) error {
+	begin := func(b *pgx.Batch) {
+		if l.begin != "" {
+			b.Queue(l.begin, l.args...)
+		}
+		queue(b)
+	}
+	return l.try(ctx, begin, func(conn *pgxpool.Conn, b *pgx.Batch) (again bool, err error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.timeout)
+		defer cancel()
+		err = conn.SendBatch(ctx, b).Close()
+		return pgconn.SafeToRetry(err) || rolledBack(err), err
+	})
+}
+
+// try runs statements as one pipeline, which is one transaction, until they
+// succeed, send says that another try is of no use, or ctx is done.
+func (l *lane) try(ctx context.Context, queue func(*pgx.Batch), send func(*pgxpool.Conn, *pgx.Batch) (bool, error)) error {
+	pause := retryPause
+	for n := 1; ; n++ {
 		conn, err := l.acquire(ctx)
 		if err != nil {
 			return err
 		}
-		err = send(ctx, l.timeout, conn, queue)
-		broken := conn.Conn().IsClosed()
+		var b pgx.Batch
+		queue(&b)
+		again, err := send(conn, &b)
 		conn.Release()
-		if err == nil || !broken || try == tries || ctx.Err() != nil {
+		if err == nil || !again || n == tries || ctx.Err() != nil {
 			return err
 		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		wait(ctx, pause)
+		if ctx.Err() != nil {
 			return err
 		}
 		pause *= 2
 	}
 }
 
-// write runs statements in one transaction. Until the first is on its way, ctx
-// can cancel it, and it is tried again if the connection was broken; from then on
-// it goes on to its end, within the time of the lane. An error that is not
-// [certain] leaves open whether they were committed.
-func (l *lane) write(ctx context.Context, queue func(*pgx.Batch)) error {
-	for try := 1; ; try++ {
-		conn, err := l.acquire(ctx)
-		if err != nil {
-			return err
-		}
-		err = send(context.WithoutCancel(ctx), l.timeout, conn, func(b *pgx.Batch) {
-			if l.begin != "" {
-				b.Queue(l.begin, l.path)
-			}
-			queue(b)
-		})
-		conn.Release()
-		if err == nil || try == tries || !pgconn.SafeToRetry(err) {
-			return err
-		}
+// view runs f in a read-only transaction of a session that is set up, or is as if.
+// It may take as long as ctx allows.
+func (l *lane) view(ctx context.Context, f func(pgx.Tx) error) error {
+	conn, err := l.acquire(ctx)
+	if err != nil {
+		return err
 	}
+	defer conn.Release()
+	return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		if l.begin != "" {
+			if _, err := tx.Exec(ctx, l.begin, l.args...); err != nil {
+				return fmt.Errorf("set up the transaction: %w", err)
+			}
+		}
+		return f(tx)
+	})
 }
 
-// send runs statements as one pipeline, which is one transaction.
-func send(ctx context.Context, timeout time.Duration, conn *pgxpool.Conn, queue func(*pgx.Batch)) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	var b pgx.Batch
-	queue(&b)
-	return conn.SendBatch(ctx, &b).Close()
-}
-
+// close waits for the calls that are under way and closes all connections.
 func (l *lane) close() { l.pool.Close() }
+
+// errAway is what callers get at once while the database cannot be reached.
+var errAway = errors.New("the database is away")
+
+// An outage is the time between an attempt to connect that failed and the next
+// that does not.
+type outage struct {
+	mu    sync.Mutex
+	cause error     // nil: there is none
+	until time.Time // nobody needs to try before
+}
+
+// mayTry returns nil if the caller is to try to connect. During an outage one at a
+// time is.
+func (o *outage) mayTry() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.cause == nil {
+		return nil
+	}
+	now := time.Now()
+	if now.Before(o.until) {
+		return fmt.Errorf("%w: %w", errAway, o.cause)
+	}
+	o.until = now.Add(connectTimeout)
+	return nil
+}
+
+// begin notes that an attempt to connect failed.
+func (o *outage) begin(cause error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.cause, o.until = cause, time.Now().Add(retryConnect)
+}
+
+// end notes that an attempt to connect did not fail.
+func (o *outage) end() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.cause = nil
+}

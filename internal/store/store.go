@@ -5,9 +5,12 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/smpq/smpq/internal/queue"
 )
 
 // Options say how a [Store] works.
@@ -29,9 +32,18 @@ type Options struct {
 	// DefaultConnections. There are a few more for bulk work.
 	Connections int
 
+	// StoreLog is the name of a store log that is written beside the database,
+	// which does not depend on it. Empty: none.
+	StoreLog string
+
 	// Pooled says that a pooler that works by the transaction, such as PgBouncer,
 	// stands in between: no session can be relied upon.
 	Pooled bool
+
+	// Admin says who makes administrative changes beside a router. They are logged
+	// in the table smpq.audit, which is made if need be, and announced to the
+	// router. Empty: this is the router's own Store, which hears of them.
+	Admin string
 }
 
 // What Options mean by 0.
@@ -58,50 +70,104 @@ type Store struct {
 	o      Options
 	log    *slog.Logger
 	schema Schema
-	work   *lane // what clients wait for
-	bulk   *lane // everything else
+	cache  *cache
+	loads  loads
+	counts counters
+	logged *logFile // nil: there is no store log
+	work   *lane    // what clients wait for
+	writes *batcher // on work
+	bulk   *lane    // everything else
+
+	watching     sync.WaitGroup // what hears of administrative changes
+	stopWatching func()         // nil: nothing does
 }
 
-// Open opens the store in a schema, which must have the newest version.
-func Open(ctx context.Context, o Options) (*Store, error) {
+// Open opens the store in a schema, which must have messages.
+func Open(ctx context.Context, o Options) (_ *Store, err error) {
 	o.Quota = cmp.Or(o.Quota, DefaultQuota)
 	o.Connections = cmp.Or(o.Connections, DefaultConnections)
-	s := &Store{o: o, log: cmp.Or(o.Log, slog.New(slog.DiscardHandler))}
-	var err error
-	if s.schema, err = findSchema(ctx, o.Config); err != nil {
-		return nil, err
+	s := &Store{o: o, log: cmp.Or(o.Log, slog.New(slog.DiscardHandler)), cache: newCache(o.CacheSize)}
+	defer func() {
+		if err != nil {
+			s.Close()
+		}
+	}()
+	if o.StoreLog != "" {
+		if s.logged, err = openLogFile(o.StoreLog); err != nil {
+			return nil, err
+		}
 	}
 	if s.work, err = newLane(ctx, o, o.Connections, interactiveTimeout); err != nil {
 		return nil, err
 	}
-	if s.bulk, err = newLane(ctx, o, bulkConnections, bulkTimeout); err != nil {
-		s.work.close()
+	if s.schema, err = findSchema(ctx, s.work, o.Schema); err != nil {
 		return nil, err
 	}
+	s.writes = newBatcher(s.work, s.schema, o.Quota, max(o.Connections/2, 1))
+	if s.bulk, err = newLane(ctx, o, bulkConnections, bulkTimeout); err != nil {
+		return nil, err
+	}
+	if o.Admin != "" {
+		if err = s.openAudit(ctx); err != nil {
+			return nil, err
+		}
+		return s, nil
+	}
+	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
+	s.stopWatching = stop
+	s.watching.Go(func() { s.watch(watching) })
 	return s, nil
 }
 
-// findSchema looks at the schema, by a connection of its own.
-func findSchema(ctx context.Context, c Config) (_ Schema, err error) {
-	conn, err := Connect(ctx, c)
-	if err != nil {
-		return Schema{}, err
-	}
-	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	s, err := OpenSchema(ctx, conn, c.Schema)
+// findSchema looks at the schema.
+func findSchema(ctx context.Context, l *lane, name string) (s Schema, err error) {
+	err = l.view(ctx, func(tx pgx.Tx) error {
+		s, err = OpenSchema(ctx, tx, name)
+		return err
+	})
 	if err == nil && !s.HasMessages() {
-		err = fmt.Errorf("schema %s has version %s, which has no messages; run smpq migrate up first", c.Schema, s.Version)
+		err = fmt.Errorf("schema %s has version %s, which has no messages; run smpq migrate up first", name, s.Version)
 	}
 	return s, err
 }
 
 // Close waits for what is under way and closes all connections.
 func (s *Store) Close() {
-	s.work.close()
-	s.bulk.close()
+	if s.stopWatching != nil {
+		s.stopWatching()
+		s.watching.Wait()
+	}
+	if s.writes != nil {
+		s.writes.close()
+	}
+	for _, l := range []*lane{s.work, s.bulk} {
+		if l != nil {
+			l.close()
+		}
+	}
+	if s.logged != nil {
+		if err := s.logged.close(); err != nil {
+			s.log.Warn("the store log may lack its last records", slog.Any("error", err))
+		}
+	}
 }
 
-// queries is a statement with its arguments, for lanes that run just one.
+// CacheStats returns what the cache has done and holds.
+func (s *Store) CacheStats() CacheStats { return s.cache.stats() }
+
+// invalidate tells that another process has changed a queue.
+func (s *Store) invalidate(id queue.RecipientID) {
+	s.cache.invalidate(id)
+	s.counts.doubt()
+}
+
+// invalidateAll tells that other processes may have changed any queue.
+func (s *Store) invalidateAll() {
+	s.cache.invalidateAll()
+	s.counts.doubt()
+}
+
+// query is a statement with its arguments, for lanes that run just one.
 func query(sql string, args []any, each func(pgx.Rows) error) func(*pgx.Batch) {
 	return func(b *pgx.Batch) { b.Queue(sql, args...).Query(each) }
 }

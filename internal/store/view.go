@@ -60,10 +60,10 @@ func (k Keys) All() iter.Seq[smp.PublicKey] {
 	}
 }
 
-// viewOf returns the view of a record that has just been added.
+// viewOf returns the view of a record, without the recipient keys.
 func viewOf(q *queue.Record) View {
 	v := View{
-		RecipientID: q.RecipientID, RecipientKeys: NewKeys(q.RecipientKeys...), RcvDHSecret: q.RcvDHSecret,
+		RecipientID: q.RecipientID, RcvDHSecret: q.RcvDHSecret,
 		SenderID: q.SenderID, SenderKey: q.SenderKey, Mode: q.Mode,
 		Status: q.Status, UpdatedAt: q.UpdatedAt, RcvService: q.RcvService,
 	}
@@ -102,7 +102,7 @@ type record struct {
 }
 
 // pack makes a record of a view. In fields, each value stands behind its length:
-// one byte for keys and secrets, two for ids and the list of keys.
+// the ids that have an index first, in the order of otherBys; one byte for keys and secrets, two for ids and the list of keys.
 func pack(v *View) *record {
 	var buf [512]byte
 	b := buf[:0]
@@ -115,13 +115,13 @@ func pack(v *View) *record {
 		b = add(b)
 	}
 	var value [128]byte
+	long(v.SenderID.Len(), v.SenderID.Append)
+	long(v.LinkID.Len(), v.LinkID.Append)
+	long(v.Notifier.ID.Len(), v.Notifier.ID.Append)
+	long(v.RcvService.Len(), v.RcvService.Append)
 	long(len(v.RecipientKeys.binary), func(b []byte) []byte { return append(b, v.RecipientKeys.binary...) })
 	short(v.RcvDHSecret.Append(value[:0]))
-	long(v.SenderID.Len(), v.SenderID.Append)
 	short(v.SenderKey.Append(value[:0]))
-	long(v.LinkID.Len(), v.LinkID.Append)
-	long(v.RcvService.Len(), v.RcvService.Append)
-	long(v.Notifier.ID.Len(), v.Notifier.ID.Append)
 	if v.HasNotifier() {
 		short(v.Notifier.Key.Append(value[:0]))
 		short(v.Notifier.DHSecret.Append(value[:0]))
@@ -140,20 +140,35 @@ func pack(v *View) *record {
 func (r *record) view(id queue.RecipientID) View {
 	f := fields(r.fields)
 	v := View{RecipientID: id, Mode: r.mode, UpdatedAt: queue.Date{Seconds: r.updatedAt, Known: r.dated}}
+	v.SenderID = queue.SenderID{EntityID: f.id()}
+	v.LinkID = queue.LinkID{EntityID: f.id()}
+	v.Notifier.ID = queue.NotifierID{EntityID: f.id()}
+	v.RcvService = queue.ServiceID{EntityID: f.id()}
 	v.RecipientKeys = Keys{f.long()}
 	v.RcvDHSecret = f.secret()
-	v.SenderID = queue.SenderID{EntityID: f.id()}
 	v.SenderKey = f.key()
-	v.LinkID = queue.LinkID{EntityID: f.id()}
-	v.RcvService = queue.ServiceID{EntityID: f.id()}
-	if id := f.id(); !id.IsZero() {
-		v.Notifier = queue.Notifier{ID: queue.NotifierID{EntityID: id}, Key: f.key(), DHSecret: f.secret(), Service: queue.ServiceID{EntityID: f.id()}}
+	if v.HasNotifier() {
+		v.Notifier.Key, v.Notifier.DHSecret = f.key(), f.secret()
+		v.Notifier.Service = queue.ServiceID{EntityID: f.id()}
 	}
 	v.Status.State = r.state
 	if r.state == queue.Blocked {
 		v.Status, _ = queue.ParseStatus(string(f)) // pack wrote it
 	}
 	return v
+}
+
+// id returns one of the ids of the queue other than that of the recipient, zero if
+// it has none.
+func (r *record) id(by By) smp.EntityID {
+	f := fields(r.fields)
+	for _, have := range otherBys {
+		id := f.id()
+		if have == by {
+			return id
+		}
+	}
+	return smp.EntityID{}
 }
 
 // fields reads the fields of a record, one after another.

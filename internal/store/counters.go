@@ -1,0 +1,149 @@
+package store
+
+import (
+	"context"
+	"sync"
+
+	"github.com/smpq/smpq/internal/queue"
+)
+
+// Entities returns the numbers of what the store has. They are counted once, by
+// reading all rows, and kept up to date from then on; after changes by others
+// they are counted again.
+func (s *Store) Entities(ctx context.Context) (Entities, error) {
+	s.counts.once.Lock()
+	defer s.counts.once.Unlock()
+	if e, ok := s.counts.get(); ok {
+		return e, nil
+	}
+	e, err := s.countEntities(ctx)
+	if err != nil {
+		return Entities{}, failed("count entities", err)
+	}
+	return e, nil
+}
+
+func (s *Store) countEntities(ctx context.Context) (e Entities, err error) {
+	conn, err := s.bulk.acquire(ctx)
+	if err != nil {
+		return Entities{}, err
+	}
+	defer conn.Release()
+	ctx, cancel := context.WithTimeout(ctx, s.bulk.timeout)
+	defer cancel()
+	err = Snapshot(ctx, conn.Conn(), func(q Querier) error {
+		if err := s.counts.restart(func() error {
+			_, err := q.Exec(ctx, "select 1")
+			return err
+		}); err != nil {
+			return err
+		}
+		counted, err := CountEntities(ctx, q, s.schema)
+		if err == nil {
+			e = s.counts.add(counted.Entities)
+		}
+		return err
+	})
+	return e, err
+}
+
+// counters keep the numbers of entities.
+type counters struct {
+	once sync.Mutex // held by who counts
+
+	// Whoever changes queues holds it for reading until the change is counted;
+	// so between two changes there is a moment at which to begin to count.
+	changes sync.RWMutex
+
+	mu       sync.Mutex // guards the rest
+	known    bool       // numbers is complete
+	doubtful bool       // others have changed something since the count began
+	numbers  Entities   // of all, or of what was changed since the count began
+}
+
+// get returns the numbers, if they are known.
+func (c *counters) get() (Entities, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.numbers, c.known && !c.doubtful
+}
+
+// restart begins a count: see is to see all changes made before, and none made
+// after.
+func (c *counters) restart(see func() error) error {
+	c.changes.Lock()
+	defer c.changes.Unlock()
+	c.mu.Lock()
+	c.numbers, c.known, c.doubtful = Entities{}, false, false
+	c.mu.Unlock()
+	return see()
+}
+
+// add ends a count.
+func (c *counters) add(counted Entities) Entities {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	counted.addAll(c.numbers)
+	c.numbers, c.known = counted, true
+	return counted
+}
+
+// doubt tells that others have changed something.
+func (c *counters) doubt() {
+	c.mu.Lock()
+	c.doubtful = true
+	c.mu.Unlock()
+}
+
+// A counting is a change that is to be counted.
+type counting struct{ c *counters }
+
+func (c *counters) begin() counting {
+	c.changes.RLock()
+	return counting{c}
+}
+
+func (n counting) end() { n.c.changes.RUnlock() }
+
+// moved counts that a queue that was like one view is like another now; nil is a
+// queue that is not there.
+func (n counting) moved(was, now *View) {
+	n.c.mu.Lock()
+	defer n.c.mu.Unlock()
+	if was != nil {
+		n.c.numbers.add(was, -1)
+	}
+	if now != nil {
+		n.c.numbers.add(now, 1)
+	}
+}
+
+// added counts a new service.
+func (n counting) added(role queue.Role) {
+	n.c.mu.Lock()
+	defer n.c.mu.Unlock()
+	n.c.numbers.AddService(role, 1)
+}
+
+// failed notes that a change may have been made or not.
+func (n counting) failed(err error) {
+	if err != nil && !certain(err) {
+		n.c.doubt()
+	}
+}
+
+// addAll adds the numbers of more.
+func (e *Entities) addAll(more Entities) {
+	for to, n := range map[*int64]int64{
+		&e.Queues: more.Queues, &e.Notifiers: more.Notifiers,
+		&e.RcvServices: more.RcvServices, &e.NtfServices: more.NtfServices, &e.ProxyServices: more.ProxyServices,
+		&e.RcvServiceQueues: more.RcvServiceQueues, &e.NtfServiceQueues: more.NtfServiceQueues,
+		&e.Secured: more.Secured, &e.Links: more.Links,
+		&e.Mode.Messaging: more.Mode.Messaging, &e.Mode.Contact: more.Mode.Contact, &e.Mode.Unknown: more.Mode.Unknown,
+		&e.Status.Active: more.Status.Active, &e.Status.Off: more.Status.Off, &e.Status.Blocked: more.Status.Blocked,
+		&e.Status.Spam: more.Status.Spam, &e.Status.Content: more.Status.Content,
+		&e.Status.Notice: more.Status.Notice, &e.Status.Unreadable: more.Status.Unreadable,
+	} {
+		*to += n
+	}
+}

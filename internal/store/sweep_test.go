@@ -1,0 +1,125 @@
+package store_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/smpq/smpq/internal/queue"
+	"github.com/smpq/smpq/internal/store"
+)
+
+// All reads every live queue once, in the order of ids, over several pages.
+func TestAll(t *testing.T) {
+	f := newFixture(t, 0)
+	f.exec(t, `
+		insert into msg_queues (recipient_id, recipient_keys, rcv_dh_secret, sender_id, status, deleted_at)
+		select sha256(n::text::bytea), $1, $2, sha256((-n)::text::bytea), 'active', case when n % 10 = 0 then 0 end
+		  from generate_series(1, 1000) n`, queue.AppendBinaryKeys(nil, newRecord().RecipientKeys), randomSecret())
+	full := fullRecord()
+	f.add(t, full)
+	var last queue.RecipientID
+	seen := 0
+	for row, err := range f.All(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if row.RecipientID.Compare(last.EntityID) <= 0 {
+			t.Fatalf("%s after %s", row.RecipientID, last)
+		}
+		if row.RecipientID == full.RecipientID {
+			if diff := cmp.Diff(full, &row.Record, compareOpaque); diff != "" {
+				t.Error(diff)
+			}
+		}
+		last = row.RecipientID
+		seen++
+	}
+	if seen != 901 {
+		t.Errorf("%d queues, want 901", seen)
+	}
+	for range f.All(t.Context()) {
+		break
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for row, err := range f.All(ctx) {
+		if err == nil {
+			t.Errorf("cancelled, but got %v", row)
+		}
+	}
+}
+
+// contract: QS-10
+func TestPurgeDeleted(t *testing.T) {
+	f := newFixture(t, 1<<20)
+	live := f.add(t, newRecord())
+	f.exec(t, `
+		insert into msg_queues (recipient_id, recipient_keys, rcv_dh_secret, sender_id, status, deleted_at)
+		select sha256(n::text::bytea), $1, $2, sha256((-n)::text::bytea), 'active', n
+		  from generate_series(1, 2500) n`, queue.AppendBinaryKeys(nil, newRecord().RecipientKeys), randomSecret())
+	f.exec(t, `
+		insert into messages (recipient_id, msg_id, msg_ts, msg_quota, msg_ntf_flag, msg_body)
+		select recipient_id, '\x01', 1, false, false, 'body' from msg_queues`)
+	removed, err := f.PurgeDeleted(t.Context(), 2301)
+	if err != nil || removed.Queues != 2300 || removed.Messages != 2300 {
+		t.Errorf("%+v, %v", removed, err)
+	}
+	if n := f.number(t, "select count(*) from messages"); n != 201 {
+		t.Errorf("%d messages are left, want 201", n)
+	}
+	if _, err := f.QueueByRecipient(t.Context(), live.ID()); err != nil {
+		t.Error(err)
+	}
+}
+
+// The numbers that the store keeps up to date are those of a count.
+func TestEntities(t *testing.T) {
+	f := newFixture(t, 1<<20)
+	want := func(step string) {
+		t.Helper()
+		s, err := store.OpenSchema(t.Context(), f.conn, f.config.Schema)
+		if err != nil {
+			t.Fatal(err)
+		}
+		counted, err := store.CountEntities(t.Context(), f.conn, s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := f.Entities(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(counted.Entities, got); diff != "" {
+			t.Errorf("%s (-counted +kept):\n%s", step, diff)
+		}
+	}
+	for range 3 {
+		f.add(t, fullRecord())
+	}
+	want("first count")
+	q := f.add(t, fullRecord())
+	changes := f.changes(q)
+	service := f.addService(t, queue.RoleMessaging)
+	want("add")
+	for _, err := range f.SetServices(t.Context(), []*store.Queue{q}, queue.PartyRecipient, service) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	want("set services")
+	for _, name := range []string{"unblock", "block", "delete link", "link", "notifier", "delete notifier", "suspend", "service", "delete"} {
+		if err := changes[name](t.Context()); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		want(name)
+	}
+	// Not even a lock of the whole table is in the way.
+	f.exec(t, "begin")
+	f.exec(t, "lock table msg_queues in access exclusive mode")
+	if _, err := f.Entities(t.Context()); err != nil {
+		t.Error(err)
+	}
+	f.exec(t, "rollback")
+}

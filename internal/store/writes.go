@@ -1,0 +1,555 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/smpq/smpq/internal/queue"
+)
+
+// A request is a message to be written to a queue, or deleted from it.
+type request struct {
+	kind    requestKind
+	message queue.Message // only its ID counts for what is to be deleted
+
+	// The answer. It is the caller's when done is closed.
+	answered bool
+	wasEmpty bool
+	deleted  *queue.Message
+	next     *queue.Message
+	err      error
+	done     chan struct{}
+}
+
+type requestKind uint8
+
+const (
+	writeRequest requestKind = iota
+	deleteRequest
+	deletePeekRequest
+)
+
+// A batcher joins requests that come at the same time: one round trip and one
+// commit for many. A request that comes while there is little to do goes at once.
+//
+// The requests of a queue are carried out one after another, in the order in which
+// they came; those of different queues in any order. A request never fails because
+// of another one: if requests fail together, each is tried by itself.
+type batcher struct {
+	lane    *lane
+	sql     requestSQL
+	quota   int
+	maxRuns int
+
+	mu     sync.Mutex
+	lines  map[queue.RecipientID]*line // those with requests that wait or are under way
+	ready  []*line                     // those of which no request is under way
+	runs   int                         // round trips that are under way
+	count  int                         // of requests that wait
+	bytes  int                         // of the bodies of these
+	closed bool
+
+	running sync.WaitGroup
+}
+
+// A line is the requests of a queue that wait for their turn.
+type line struct {
+	id      queue.RecipientID
+	waiting []*request
+	alone   int // how many of these, from the first, go by themselves
+}
+
+// A portion is the requests of one queue in a round trip.
+type portion struct {
+	line     *line
+	requests []*request
+}
+
+const (
+	// maxWaiting and maxWaitingBytes bound what waits for a slow database.
+	maxWaiting      = 8192
+	maxWaitingBytes = 64 << 20
+	// maxBatch and maxBatchBytes bound a round trip. A request is taken even if
+	// it exceeds the latter by itself.
+	maxBatch      = 256
+	maxBatchBytes = 1 << 20
+	// requestTimeout bounds how long a request waits for its turn.
+	requestTimeout = interactiveTimeout
+	// lockTimeout bounds how long a round trip waits for a queue or a table that
+	// another session has locked. It is much less than the time of the lane, as
+	// this way it is certain that nothing was written.
+	lockTimeout = 3 * time.Second
+)
+
+var (
+	errClosed = errors.New("the store is closed")
+	errBusy   = errors.New("too many requests are waiting for the database")
+	errSlow   = errors.New("it was not its turn within " + requestTimeout.String())
+)
+
+// newBatcher returns a batcher that has up to maxRuns round trips under way.
+func newBatcher(l *lane, s Schema, quota, maxRuns int) *batcher {
+	return &batcher{
+		lane: l, sql: newRequestSQL(s), quota: quota, maxRuns: maxRuns,
+		lines: make(map[queue.RecipientID]*line),
+	}
+}
+
+// do carries out a request. As long as it waits for its turn, ctx can cancel it.
+func (b *batcher) do(ctx context.Context, id queue.RecipientID, r *request) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	r.done = make(chan struct{})
+	if err := b.add(id, r); err != nil {
+		return err
+	}
+	timer := time.NewTimer(requestTimeout)
+	defer timer.Stop()
+	var err error
+	select {
+	case <-r.done:
+		return r.err
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-timer.C:
+		err = errSlow
+	}
+	if b.leave(id, r) {
+		return err
+	}
+	<-r.done
+	return r.err
+}
+
+// add appends a request to the line of its queue.
+func (b *batcher) add(id queue.RecipientID, r *request) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.closed:
+		return errClosed
+	case b.count == maxWaiting, b.bytes+len(r.message.Body) > maxWaitingBytes:
+		return errBusy
+	}
+	b.count++
+	b.bytes += len(r.message.Body)
+	l := b.lines[id]
+	if l == nil {
+		l = &line{id: id}
+		b.lines[id] = l
+		b.ready = append(b.ready, l)
+	}
+	l.waiting = append(l.waiting, r)
+	b.start()
+	return nil
+}
+
+// leave takes a request from its line, if it is still there. A line that becomes
+// empty stays until its turn.
+func (b *batcher) leave(id queue.RecipientID, r *request) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	l := b.lines[id]
+	if l == nil {
+		return false
+	}
+	i := slices.Index(l.waiting, r)
+	if i < 0 {
+		return false
+	}
+	l.waiting = slices.Delete(l.waiting, i, i+1)
+	if i < l.alone {
+		l.alone--
+	}
+	b.forget(r)
+	return true
+}
+
+// forget takes a request out of account. The mutex is held.
+func (b *batcher) forget(r *request) {
+	b.count--
+	b.bytes -= len(r.message.Body)
+}
+
+// start begins round trips for what waits, if there may be more of them. The
+// mutex is held.
+func (b *batcher) start() {
+	for b.runs < b.maxRuns {
+		batch := b.take()
+		if batch == nil {
+			return
+		}
+		b.runs++
+		b.running.Go(func() { b.run(batch) })
+	}
+}
+
+// run does one round trip after another as long as there is something to do.
+func (b *batcher) run(batch []portion) {
+	for batch != nil {
+		b.carryOut(batch)
+		b.mu.Lock()
+		b.finish(batch)
+		if batch = b.take(); batch == nil {
+			b.runs--
+		}
+		b.start()
+		b.mu.Unlock()
+	}
+}
+
+// take returns the requests of the next round trip, nil if there are none. The
+// mutex is held.
+func (b *batcher) take() []portion {
+	var batch []portion
+	count, bytes := 0, 0
+	for len(b.ready) > 0 && count < maxBatch && bytes < maxBatchBytes {
+		l := b.ready[0]
+		alone := l.alone > 0
+		if alone && batch != nil {
+			break
+		}
+		b.ready[0] = nil
+		b.ready = b.ready[1:]
+		if len(l.waiting) == 0 {
+			delete(b.lines, l.id)
+			continue
+		}
+		p := portion{l, l.take(maxBatch-count, maxBatchBytes-bytes)}
+		for _, r := range p.requests {
+			b.forget(r)
+			bytes += len(r.message.Body)
+		}
+		count += len(p.requests)
+		batch = append(batch, p)
+		if alone {
+			break
+		}
+	}
+	return batch
+}
+
+// take takes the next requests from a line that can be carried out at once:
+// messages to be written, of which a quota marker is the last, or one to be
+// deleted.
+func (l *line) take(count, bytes int) []*request {
+	n := 0
+	for _, r := range l.waiting {
+		if n > 0 && (l.alone > 0 || r.kind != writeRequest || n == count || bytes <= 0) {
+			break
+		}
+		n++
+		bytes -= len(r.message.Body)
+		if r.kind != writeRequest || r.message.QuotaMarker {
+			break
+		}
+	}
+	l.alone = max(l.alone-n, 0)
+	taken := slices.Clone(l.waiting[:n])
+	l.waiting = slices.Delete(l.waiting, 0, n)
+	return taken
+}
+
+// carryOut does a round trip. Requests that it leaves without an answer are to be
+// tried by themselves.
+func (b *batcher) carryOut(batch []portion) {
+	// The callers wait for the answers, whatever becomes of their contexts.
+	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
+	defer cancel()
+	err := b.lane.write(ctx, func(p *pgx.Batch) { b.sql.queue(p, batch, b.quota) })
+	for _, p := range batch {
+		for _, r := range p.requests {
+			switch {
+			case err == nil && r.answered:
+			case err == nil && len(batch) > 1, separable(err) && (len(batch) > 1 || len(p.requests) > 1):
+				r.answered = false
+			case err == nil:
+				r.answered, r.err = true, ErrNotFound
+			default:
+				r.answered, r.err = true, err
+			}
+		}
+	}
+}
+
+// separable reports whether an error of several requests is certain, and may be
+// that of one of them. The others are of the connection or the whole server, such
+// as a full disk.
+func separable(err error) bool {
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok || !certain(err) {
+		return false
+	}
+	switch e.Code[:2] {
+	case "25", "53", "57", "58":
+		return false
+	}
+	return true
+}
+
+// finish hands out the answers of a round trip, and puts requests without one back
+// to the front of their lines. The mutex is held.
+func (b *batcher) finish(batch []portion) {
+	for _, p := range batch {
+		l := p.line
+		again := slices.DeleteFunc(p.requests, func(r *request) bool {
+			if r.answered {
+				close(r.done)
+			}
+			return r.answered
+		})
+		for _, r := range again {
+			b.count++
+			b.bytes += len(r.message.Body)
+		}
+		l.waiting = slices.Insert(l.waiting, 0, again...)
+		l.alone += len(again)
+		if len(l.waiting) > 0 {
+			b.ready = append(b.ready, l)
+		} else {
+			delete(b.lines, l.id)
+		}
+	}
+}
+
+// close waits for all requests. More are refused.
+func (b *batcher) close() {
+	b.mu.Lock()
+	b.closed = true
+	b.mu.Unlock()
+	b.running.Wait()
+}
+
+// A requestSQL is the statements of a round trip.
+//
+// In a transaction at READ COMMITTED each statement sees what was committed when
+// it began. One that locked queues and read their messages at once would not see
+// the messages that were written while it waited for the locks. So the first
+// statement locks the queues, and hands their ids to the others by a setting of
+// the transaction.
+type requestSQL struct {
+	lock, lockFree, write, remove string
+}
+
+// limitLocks bounds how long the transaction waits for locks.
+const limitLocks = "select set_config('lock_timeout', $1, true)"
+
+// locked is the condition for rows q of queues that the transaction has locked.
+const locked = "q.recipient_id = any (current_setting('smpq.locked')::bytea[])"
+
+// lockSQL returns the statement that locks those of the queues $1 that are there,
+// always in the same order, lest two sessions wait for each other.
+func lockSQL(s Schema, mode string) string {
+	return `
+		select set_config('smpq.locked', coalesce(array_agg(recipient_id), '{}')::text, true)
+		  from (select recipient_id from ` + s.table("msg_queues") + `
+		         where recipient_id = any ($1) and deleted_at is null
+		         order by recipient_id ` + mode + `) locked`
+}
+
+const (
+	waitForLocks = "for update"
+	skipLocked   = "for update skip locked"
+)
+
+func newRequestSQL(s Schema) requestSQL {
+	queues, messages := s.table("msg_queues"), s.table("messages")
+	return requestSQL{
+		lock:     lockSQL(s, waitForLocks),
+		lockFree: lockSQL(s, skipLocked),
+
+		// Appends messages, given as arrays of their columns. Those of one queue
+		// follow each other: size is that of the queue before a message, if all
+		// messages in front of it were stored. A full queue takes one marker in
+		// place of the first message that it has no room for.
+		write: `
+			with input as (
+			  select q.recipient_id, m.msg_id, m.msg_ts, m.msg_ntf_flag, m.msg_body, m.n,
+			         q.msg_can_write or q.msg_queue_size = 0 as open,
+			         q.msg_queue_size as size_at_first,
+			         q.msg_queue_size + row_number() over (partition by q.recipient_id order by m.n) - 1 as size,
+			         m.msg_quota
+			    from ` + queues + ` q
+			    join unnest($1::bytea[], $2::bytea[], $3::bigint[], $4::boolean[], $5::boolean[], $6::bytea[])
+			         with ordinality m (recipient_id, msg_id, msg_ts, msg_quota, msg_ntf_flag, msg_body, n)
+			   using (recipient_id)
+			   where ` + locked + `
+			), placed as (
+			  select *, open and (size = size_at_first or size <= $7) as stored, msg_quota or size >= $7 as marker
+			    from input
+			), inserted as (
+			  insert into ` + messages + ` (recipient_id, msg_id, msg_ts, msg_quota, msg_ntf_flag, msg_body)
+			  select recipient_id, msg_id, msg_ts, marker, msg_ntf_flag and not marker,
+			         case when marker then '' else msg_body end
+			    from placed
+			   where stored
+			   order by n
+			), counted as (
+			  update ` + queues + ` q
+			     set msg_can_write = not p.marker, msg_queue_expire = true, msg_queue_size = q.msg_queue_size + p.stored
+			    from (select recipient_id, count(*) as stored, bool_or(marker) as marker
+			            from placed where stored group by recipient_id) p
+			   where q.recipient_id = p.recipient_id
+			)
+			select n, stored and not marker, size = 0 from placed`,
+
+		// Deletes the oldest messages of queues if they have the given ids, and
+		// returns them and, where asked for, the ones that are then the oldest. A
+		// queue that counts messages but has none is put right on the way.
+		remove: `
+			with head as (
+			  select i.n, i.peek, q.recipient_id, q.msg_queue_size as size, m.msg_id = i.msg_id as same,
+			         m.message_id, m.msg_id, m.msg_ts, m.msg_quota, m.msg_ntf_flag, m.msg_body
+			    from ` + queues + ` q
+			    join unnest($1::bytea[], $2::bytea[], $3::boolean[]) with ordinality i (recipient_id, msg_id, peek, n)
+			   using (recipient_id)
+			    left join lateral (
+			         select * from ` + messages + ` m where m.recipient_id = q.recipient_id order by m.message_id limit 1
+			    ) m on true
+			   where ` + locked + `
+			), gone as (
+			  delete from ` + messages + ` m using head h where h.same and m.message_id = h.message_id returning m.recipient_id
+			), following as (
+			  select m.*
+			    from head h,
+			 lateral (select * from ` + messages + ` m
+			           where m.recipient_id = h.recipient_id and m.message_id > h.message_id
+			           order by m.message_id limit 1) m
+			   where h.peek and h.same
+			), counted as (
+			  update ` + queues + ` q
+			     set msg_can_write = e.empty or q.msg_can_write or q.msg_queue_size <= 1,
+			         msg_queue_expire = not e.empty and q.msg_queue_size > 1,
+			         msg_queue_size = case when e.empty then 0 else greatest(q.msg_queue_size - 1, 0) end
+			    from head h
+			    left join gone g using (recipient_id)
+			    left join following f using (recipient_id),
+			 lateral (select h.message_id is null or h.peek and f.message_id is null as empty) e
+			   where q.recipient_id = h.recipient_id
+			     and (g.recipient_id is not null or h.message_id is null and h.size <> 0)
+			)
+			select h.n, g.recipient_id is not null, h.msg_id, h.msg_ts, h.msg_quota, h.msg_ntf_flag, h.msg_body,
+			       f.msg_id, f.msg_ts, f.msg_quota, f.msg_ntf_flag, f.msg_body
+			  from head h
+			  left join gone g using (recipient_id)
+			  left join following f using (recipient_id)`,
+	}
+}
+
+// queue queues the statements for a batch. Where several queues are concerned it
+// does not wait for locks: queues that others have locked, like those that are not
+// there, are left without answers.
+func (s *requestSQL) queue(p *pgx.Batch, batch []portion, quota int) {
+	var (
+		ids     []queue.RecipientID
+		writes  writeColumns
+		removes removeColumns
+	)
+	for _, part := range batch {
+		ids = append(ids, part.line.id)
+		for _, r := range part.requests {
+			r.answered = false // the last try to send the batch may have got that far
+			if r.kind == writeRequest {
+				writes.add(part.line.id, r)
+			} else {
+				removes.add(part.line.id, r)
+			}
+		}
+	}
+	lock := s.lock
+	if len(batch) > 1 {
+		lock = s.lockFree
+	}
+	p.Queue(limitLocks, strconv.FormatInt(lockTimeout.Milliseconds(), 10))
+	p.Queue(lock, ids)
+	if len(writes.requests) > 0 {
+		p.Queue(s.write, writes.queues, writes.ids, writes.times, writes.markers, writes.notify, writes.bodies, quota).Query(writes.answer)
+	}
+	if len(removes.requests) > 0 {
+		p.Queue(s.remove, removes.queues, removes.ids, removes.peek).Query(removes.answer)
+	}
+}
+
+// writeColumns are messages to be written, column by column.
+type writeColumns struct {
+	requests []*request
+	queues   []queue.RecipientID
+	ids      []queue.MessageID
+	times    []int64
+	markers  []bool
+	notify   []bool
+	bodies   [][]byte
+}
+
+func (c *writeColumns) add(id queue.RecipientID, r *request) {
+	m := &r.message
+	c.requests = append(c.requests, r)
+	c.queues = append(c.queues, id)
+	c.ids = append(c.ids, m.ID)
+	c.times = append(c.times, m.Time)
+	c.markers = append(c.markers, m.QuotaMarker)
+	c.notify = append(c.notify, m.Notify)
+	body := m.Body
+	if body == nil {
+		body = []byte{} // not NULL
+	}
+	c.bodies = append(c.bodies, body)
+}
+
+// answer reads the answers to the requests.
+func (c *writeColumns) answer(rows pgx.Rows) error {
+	var n int
+	var stored, wasEmpty bool
+	_, err := pgx.ForEachRow(rows, []any{&n, &stored, &wasEmpty}, func() error {
+		r := c.requests[n-1]
+		r.answered, r.err, r.wasEmpty = true, nil, wasEmpty
+		if !stored {
+			r.err = ErrQuota
+		}
+		return nil
+	})
+	return err
+}
+
+// removeColumns are messages to be deleted, column by column.
+type removeColumns struct {
+	requests []*request
+	queues   []queue.RecipientID
+	ids      []queue.MessageID
+	peek     []bool
+}
+
+func (c *removeColumns) add(id queue.RecipientID, r *request) {
+	c.requests = append(c.requests, r)
+	c.queues = append(c.queues, id)
+	c.ids = append(c.ids, r.message.ID)
+	c.peek = append(c.peek, r.kind == deletePeekRequest)
+}
+
+// answer reads the answers to the requests.
+func (c *removeColumns) answer(rows pgx.Rows) error {
+	var (
+		n              int
+		gone           bool
+		head, follower messageRow
+	)
+	_, err := pgx.ForEachRow(rows, slices.Concat([]any{&n, &gone}, head.targets(), follower.targets()), func() error {
+		r := c.requests[n-1]
+		r.answered, r.err, r.deleted, r.next = true, nil, nil, nil
+		if gone {
+			r.deleted, r.next = head.message(), follower.message()
+		} else if r.kind == deletePeekRequest {
+			r.next = head.message()
+		}
+		return nil
+	})
+	return err
+}
