@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"context"
+	"crypto/rand"
 	"strings"
 	"sync"
 	"testing"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/smpq/smpq/internal/pgtest"
 	"github.com/smpq/smpq/internal/queue"
+	"github.com/smpq/smpq/internal/schema"
 	"github.com/smpq/smpq/internal/store"
 )
 
@@ -100,8 +102,8 @@ func TestAuditIsMadeOnce(t *testing.T) {
 func TestAuditWithoutRights(t *testing.T) {
 	c := newDatabase(t)
 	conn := pgtest.Conn(t, c.DSN)
-	role := "smpq_test_" + strings.ToLower(randomName())
-	pgtest.Exec(t, conn, "create role "+role+" login")
+	role := "smpq_test_" + strings.ToLower(rand.Text())
+	pgtest.Exec(t, conn, "create role "+role)
 	t.Cleanup(func() {
 		ctx := context.WithoutCancel(t.Context())
 		for _, sql := range []string{"drop owned by " + role, "drop role " + role} {
@@ -110,9 +112,9 @@ func TestAuditWithoutRights(t *testing.T) {
 			}
 		}
 	})
-	pgtest.Exec(t, conn, "grant usage on schema "+c.Schema+" to "+role+"; grant all on all tables in schema "+c.Schema+" to "+role)
+	pgtest.Exec(t, conn, "grant usage on schema "+schema.Quote(c.Schema)+" to "+role+"; grant all on all tables in schema "+schema.Quote(c.Schema)+" to "+role)
 	limited := c
-	limited.DSN += userOf(c.DSN, role)
+	limited.DSN = newProxy(t, c.DSN).dsn() + " role=" + role
 
 	_, err := store.Open(t.Context(), store.Options{Config: limited, Admin: "tester"})
 	if err == nil || !strings.Contains(err.Error(), "create smpq.audit") || !strings.Contains(err.Error(), "permission denied") {
@@ -120,9 +122,10 @@ func TestAuditWithoutRights(t *testing.T) {
 	}
 	openStore(t, store.Options{Config: c, Admin: "tester"})
 	pgtest.Exec(t, conn, "grant usage on schema smpq to "+role+"; grant insert on smpq.audit to "+role)
-	q, err := store.Open(t.Context(), store.Options{Config: limited, Admin: "tester"})
-	if err != nil {
+	admin := openStore(t, store.Options{Config: limited, Admin: "tester"})
+	r := newRecord()
+	if _, err := admin.AddQueue(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}
-	q.Close()
+	block(t, admin, r.RecipientID)
 }

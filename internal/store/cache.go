@@ -244,19 +244,31 @@ func (c *cache) snapshot() snapshot {
 	return s
 }
 
-// adopt returns the queue of a row that was read after the snapshot. A queue that
-// is here already stays as it is. If rows changed meanwhile so that this one may
-// be out of date, there is none, and the row has to be read again.
+// trusts reports whether the record of q will do for a look-up. Where nothing is
+// kept, each look-up reads the row.
+func (c *cache) trusts(q *Queue) bool { return c.budget > 0 && c.fresh(q) }
+
+// adopt returns the queue of a row that was read after the snapshot. If rows
+// changed meanwhile so that this one may be out of date, there is none, and the row
+// has to be read again. A queue that is here already gets the row for its record
+// if it is not known to have that or a newer one; while it is being changed, it
+// stays as it is.
 func (c *cache) adopt(v *View, since *snapshot, keep bool) *Queue {
 	h := c.shard(v.RecipientID.EntityID)
 	sh := &c.shards[h]
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
+	late := sh.changes.Load() != since.changes[h] || c.epoch.Load() != since.epoch
 	q := sh.find(v.RecipientID)
-	if q == nil {
-		if sh.changes.Load() != since.changes[h] || c.epoch.Load() != since.epoch {
-			return nil
+	switch {
+	case q != nil:
+		if !c.trusts(q) && !late && q.lock == nil {
+			c.replace(sh, q, v)
+			q.epoch.Store(since.epoch)
 		}
+	case late:
+		return nil
+	default:
 		q = &Queue{id: v.RecipientID, slot: notCached}
 		q.record.Store(pack(v))
 		q.epoch.Store(since.epoch)
@@ -391,6 +403,11 @@ func (c *cache) publish(q *Queue, v *View) {
 		}
 		return
 	}
+	c.replace(sh, q, v)
+}
+
+// replace gives q a new record, for callers that hold the mutex.
+func (c *cache) replace(sh *shard, q *Queue, v *View) {
 	old, r := q.record.Load(), pack(v)
 	if q.slot == notCached {
 		q.record.Store(r)

@@ -38,7 +38,7 @@ func (s *Store) QueueByLink(ctx context.Context, id queue.LinkID) (*Queue, error
 // find looks a queue up in memory, else in the database. Look-ups of the same id
 // join each other.
 func (s *Store) find(ctx context.Context, by By, id smp.EntityID) (*Queue, error) {
-	if q := s.cache.get(by, id); q != nil && s.cache.fresh(q) {
+	if q := s.cache.get(by, id); q != nil && s.cache.trusts(q) {
 		q.touch()
 		s.cache.shards[s.cache.shard(id)].hits.Add(1)
 		return q, nil
@@ -180,7 +180,7 @@ func findAll[ID any](ctx context.Context, s *Store, by By, ids []ID, entity func
 			continue
 		}
 		q := s.cache.get(by, id)
-		if q == nil || !s.cache.fresh(q) {
+		if q == nil || !s.cache.trusts(q) {
 			missing = append(missing, id)
 			q = nil
 		} else {

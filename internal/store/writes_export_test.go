@@ -1,0 +1,23 @@
+package store
+
+// Limits of what waits, and why requests were not even tried, for tests.
+const MaxWaiting = maxWaiting
+
+var (
+	ErrClosed = errClosed
+	ErrBusy   = errBusy
+)
+
+// Waiting returns how many requests wait for their turn.
+func (s *Store) Waiting() int {
+	s.writes.mu.Lock()
+	defer s.writes.mu.Unlock()
+	return s.writes.count
+}
+
+// Lines returns how many queues have requests that wait or are under way.
+func (s *Store) Lines() int {
+	s.writes.mu.Lock()
+	defer s.writes.mu.Unlock()
+	return len(s.writes.lines)
+}
