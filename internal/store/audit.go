@@ -102,7 +102,7 @@ func (s *Store) Audit(ctx context.Context, limit int) ([]AuditLine, error) {
 	if absent(err) {
 		return nil, nil
 	}
-	return lines, failed("read the log of administrative changes", err)
+	return lines, s.failed("read the log of administrative changes", err)
 }
 
 // AuditedSince returns the number of queues that administrators have changed by an
@@ -115,7 +115,7 @@ func (s *Store) AuditedSince(ctx context.Context, op string, since time.Time) (n
 	if absent(err) {
 		return 0, nil
 	}
-	return n, failed("count administrative changes", err)
+	return n, s.failed("count administrative changes", err)
 }
 
 // absent reports whether an error says that there is no log: there was no

@@ -23,7 +23,7 @@ func numberedView(n int) View {
 	id := func(kind byte) smp.EntityID {
 		b := make([]byte, smp.IDSize)
 		b[0] = kind
-		binary.BigEndian.PutUint64(b[16:], uint64(n)) //nolint:gosec // a small number
+		binary.BigEndian.PutUint64(b[16:], uint64(n))
 		return smp.NewEntityID(b)
 	}
 	v := View{
@@ -82,7 +82,9 @@ func TestPackRoundTrip(t *testing.T) {
 		return must(smp.ParseDHSecret(rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "secret")))
 	})
 	status := rapid.SampledFrom([]queue.Status{
-		{}, {State: queue.Off}, {State: queue.Blocked, Blocking: queue.Blocking{Reason: "spam"}},
+		{},
+		{State: queue.Off},
+		{State: queue.Blocked, Blocking: queue.Blocking{Reason: "spam"}},
 		{State: queue.Blocked, Blocking: queue.Blocking{Reason: "content", HasNotice: true}},
 		{State: queue.Blocked, Blocking: queue.Blocking{Reason: "spam", HasNotice: true, Notice: queue.Notice{TTL: 7, HasTTL: true}}},
 	})

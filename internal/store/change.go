@@ -27,7 +27,7 @@ func (s *Store) AddQueue(ctx context.Context, r *queue.Record) (*Queue, error) {
 	})
 	if err != nil {
 		counted.failed(err)
-		return nil, failed(op, taken(err))
+		return nil, s.failed(op, taken(err))
 	}
 	v := viewOf(r)
 	v.RecipientKeys = NewKeys(r.RecipientKeys...)
@@ -37,7 +37,7 @@ func (s *Store) AddQueue(ctx context.Context, r *queue.Record) (*Queue, error) {
 		return q, nil
 	}
 	q, err := s.findStored(ctx, lookup{ByRecipient, r.RecipientID.EntityID})
-	return q, failed(op, err)
+	return q, s.failed(op, err)
 }
 
 // A change is a change of a queue that its record allows.
@@ -70,7 +70,7 @@ func (s *Store) change(ctx context.Context, op string, q *Queue, refused error, 
 		defer h.unlock()
 		err = h.change(ctx, op, refused, decide)
 	}
-	return failed(op+" "+q.id.String(), err)
+	return s.failed(op+" "+q.id.String(), err)
 }
 
 func (h held) change(ctx context.Context, op string, refused error, decide func(*View) (*change, error)) error {

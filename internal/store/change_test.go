@@ -1,8 +1,10 @@
 package store_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -321,18 +323,30 @@ func TestChangesInTurn(t *testing.T) {
 	})
 }
 
+// What fails is logged with the operation; a client is told no more than STORE.
+//
 // contract: QS-08
 func TestDatabaseError(t *testing.T) {
 	eachCache(t, func(t *testing.T, f fixture) {
+		var log bytes.Buffer
+		f.Store = openStore(t, store.Options{Config: f.config, Log: slog.New(slog.NewTextHandler(&log, nil))})
 		q := f.add(t, newRecord())
 		f.exec(t, "alter table msg_queues rename to elsewhere")
 		err := f.SuspendQueue(t.Context(), q)
 		if store.CodeOf(err) != store.CodeStore || !strings.HasPrefix(err.Error(), "suspend "+q.ID().String()+": ") || !strings.Contains(err.Error(), "relation") {
 			t.Errorf("%v", err)
 		}
-		_, err = f.QueueByRecipient(t.Context(), queue.RecipientID{EntityID: randomID()})
-		if store.CodeOf(err) != store.CodeStore {
-			t.Errorf("%v", err)
+		if text := log.String(); !strings.Contains(text, `operation="suspend `+q.ID().String()) || !strings.Contains(text, "relation") {
+			t.Errorf("log:\n%s", text)
+		}
+		for range 100 {
+			_, err = f.QueueByRecipient(t.Context(), queue.RecipientID{EntityID: randomID()})
+			if store.CodeOf(err) != store.CodeStore {
+				t.Errorf("%v", err)
+			}
+		}
+		if n := strings.Count(log.String(), "\n"); n > 50 {
+			t.Errorf("%d lines for 101 failures", n)
 		}
 	})
 }

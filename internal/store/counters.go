@@ -18,7 +18,7 @@ func (s *Store) Entities(ctx context.Context) (Entities, error) {
 	}
 	e, err := s.countEntities(ctx)
 	if err != nil {
-		return Entities{}, failed("count entities", err)
+		return Entities{}, s.failed("count entities", err)
 	}
 	return e, nil
 }

@@ -1,9 +1,13 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -66,8 +70,9 @@ func CodeOf(err error) Code {
 	return CodeInternal
 }
 
-// failed returns an Error with the code that fits the reason.
-func failed(op string, err error) error {
+// failed returns an Error with the code that fits the reason. Those that are
+// nobody's fault but the database's or this program's are logged.
+func (s *Store) failed(op string, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -79,7 +84,41 @@ func failed(op string, err error) error {
 			return &Error{Code: code, Op: op, Err: err}
 		}
 	}
+	if !errors.Is(err, errAway) && !errors.Is(err, context.Canceled) {
+		s.failures.log(s.log, op, err)
+	}
 	return &Error{Code: CodeStore, Op: op, Err: err}
+}
+
+// failures logs what fails, a few times a second at most: when something is wrong
+// with the database, everything fails.
+type failures struct {
+	mu     sync.Mutex
+	second int64 // Unix time of the second that is counted
+	logged int   // lines in it
+	hushed int   // failures that were not logged since the last line
+}
+
+// failuresPerSecond is how many failures are logged in a second.
+const failuresPerSecond = 5
+
+func (f *failures) log(log *slog.Logger, op string, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if now := time.Now().Unix(); now != f.second {
+		f.second, f.logged = now, 0
+	}
+	if f.logged == failuresPerSecond {
+		f.hushed++
+		return
+	}
+	f.logged++
+	attrs := []any{slog.String("operation", op), slog.Any("error", err)}
+	if f.hushed > 0 {
+		attrs = append(attrs, slog.Int("not_logged_before", f.hushed))
+		f.hushed = 0
+	}
+	log.Warn("the store failed", attrs...)
 }
 
 // SQLSTATEs that mean something else than that the database failed.

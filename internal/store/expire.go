@@ -54,7 +54,7 @@ func (s *Store) ExpireMessages(ctx context.Context, o ExpireOptions) (Expired, e
 			err = s.expireBatch(ctx, ids, o.Before, &done)
 		}
 		if err != nil {
-			return done, failed("expire messages", err)
+			return done, s.failed("expire messages", err)
 		}
 		if len(ids) < size {
 			return done, nil
@@ -105,7 +105,7 @@ func (s *Store) expireBatch(ctx context.Context, ids []queue.RecipientID, before
 // another session has locked the queue.
 func (s *Store) ExpireQueue(ctx context.Context, id queue.RecipientID, before int64) (int64, error) {
 	n, err := s.expire(ctx, s.work, []queue.RecipientID{id}, before)
-	return n.messages, failed("expire messages of queue "+id.String(), err)
+	return n.messages, s.failed("expire messages of queue "+id.String(), err)
 }
 
 // expiredCounts are how many messages were deleted, of how many queues.

@@ -180,7 +180,9 @@ func TestListenerReconnects(t *testing.T) {
 	var e ear
 	proxied := c
 	proxied.DSN, proxied.Application = p.dsn(), "the listener"
-	background(t, func(ctx context.Context) { store.Listen(ctx, proxied, 100*time.Millisecond, time.Second, e.announcements()) })
+	background(t, func(ctx context.Context) {
+		store.Listen(ctx, proxied, 100*time.Millisecond, time.Second, e.announcements())
+	})
 
 	const listeners = "select count(*) from pg_stat_activity where application_name = 'the listener' and datname = current_database()"
 	f := fixture{nil, c, admin}

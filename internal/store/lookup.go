@@ -45,7 +45,7 @@ func (s *Store) find(ctx context.Context, by By, id smp.EntityID) (*Queue, error
 	}
 	q, err := s.findStored(ctx, lookup{by, id})
 	if err != nil {
-		return nil, failed(fmt.Sprintf("look up queue by %s id %s", by, id), err)
+		return nil, s.failed(fmt.Sprintf("look up queue by %s id %s", by, id), err)
 	}
 	return q, nil
 }
@@ -191,7 +191,7 @@ func findAll[ID any](ctx context.Context, s *Store, by By, ids []ID, entity func
 	}
 	if len(missing) > 0 {
 		if err := s.loadAll(ctx, by, missing, found); err != nil {
-			return nil, failed(op, err)
+			return nil, s.failed(op, err)
 		}
 	}
 	results := make([]Lookup, len(ids))
@@ -199,7 +199,7 @@ func findAll[ID any](ctx context.Context, s *Store, by By, ids []ID, entity func
 		if q := found[entity(id)]; q != nil {
 			results[i].Queue = q
 		} else {
-			results[i].Err = failed(op, ErrNotFound)
+			results[i].Err = s.failed(op, ErrNotFound)
 		}
 	}
 	return results, nil
@@ -397,7 +397,7 @@ func (s *Store) LinkData(ctx context.Context, q *Queue, id queue.LinkID) (queue.
 		return queue.LinkData{}, err
 	}
 	if id.IsZero() || v.LinkID != id {
-		return queue.LinkData{}, failed(op, ErrNotFound)
+		return queue.LinkData{}, s.failed(op, ErrNotFound)
 	}
 	var data *queue.LinkData
 	err = s.work.read(ctx, query("select fixed_data, user_data from "+s.schema.table("msg_queues")+
@@ -410,12 +410,12 @@ func (s *Store) LinkData(ctx context.Context, q *Queue, id queue.LinkID) (queue.
 	}))
 	switch {
 	case err != nil:
-		return queue.LinkData{}, failed(op, err)
+		return queue.LinkData{}, s.failed(op, err)
 	case data == nil:
 		q.epoch.Store(stale)
-		return queue.LinkData{}, failed(op, fmt.Errorf("%w: %w", ErrNotFound, ErrStale))
+		return queue.LinkData{}, s.failed(op, fmt.Errorf("%w: %w", ErrNotFound, ErrStale))
 	case len(data.Fixed) == 0 || len(data.User) == 0:
-		return queue.LinkData{}, failed(op, errors.New("the link has no data"))
+		return queue.LinkData{}, s.failed(op, errors.New("the link has no data"))
 	}
 	return *data, nil
 }

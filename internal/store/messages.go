@@ -36,7 +36,7 @@ type Written struct {
 func (s *Store) WriteMessage(ctx context.Context, id queue.RecipientID, m queue.Message) (Written, error) {
 	r := request{kind: writeRequest, message: m}
 	if err := s.writes.do(ctx, id, &r); err != nil {
-		return Written{}, failed("write a message to queue "+id.String(), err)
+		return Written{}, s.failed("write a message to queue "+id.String(), err)
 	}
 	return Written{WasEmpty: r.wasEmpty}, nil
 }
@@ -46,7 +46,7 @@ func (s *Store) WriteMessage(ctx context.Context, id queue.RecipientID, m queue.
 func (s *Store) DeleteMessage(ctx context.Context, id queue.RecipientID, m queue.MessageID) (*queue.Message, error) {
 	r := request{kind: deleteRequest, message: queue.Message{ID: m}}
 	if err := s.writes.do(ctx, id, &r); err != nil {
-		return nil, failed("delete a message of queue "+id.String(), err)
+		return nil, s.failed("delete a message of queue "+id.String(), err)
 	}
 	return r.deleted, nil
 }
@@ -56,7 +56,7 @@ func (s *Store) DeleteMessage(ctx context.Context, id queue.RecipientID, m queue
 func (s *Store) DeletePeekMessage(ctx context.Context, id queue.RecipientID, m queue.MessageID) (deleted, next *queue.Message, err error) {
 	r := request{kind: deletePeekRequest, message: queue.Message{ID: m}}
 	if err := s.writes.do(ctx, id, &r); err != nil {
-		return nil, nil, failed("delete a message of queue "+id.String(), err)
+		return nil, nil, s.failed("delete a message of queue "+id.String(), err)
 	}
 	return r.deleted, r.next, nil
 }
@@ -68,7 +68,7 @@ func (s *Store) PeekMessage(ctx context.Context, id queue.RecipientID) (*queue.M
 		err = ErrNotFound
 	}
 	if err != nil {
-		return nil, failed("read a message of queue "+id.String(), err)
+		return nil, s.failed("read a message of queue "+id.String(), err)
 	}
 	return found[0].Message, nil
 }
@@ -81,7 +81,7 @@ func (s *Store) PeekMessages(ctx context.Context, ids []queue.RecipientID) (map[
 	}
 	found, err := s.peek(ctx, s.work, ids)
 	if err != nil {
-		return nil, failed("read messages of queues", err)
+		return nil, s.failed("read messages of queues", err)
 	}
 	messages := make(map[queue.RecipientID]*queue.Message, len(found))
 	for _, m := range found {
@@ -132,7 +132,7 @@ func (s *Store) QueueSize(ctx context.Context, id queue.RecipientID) (int64, err
 		err = ErrNotFound
 	}
 	if err != nil {
-		return 0, failed("read the size of queue "+id.String(), err)
+		return 0, s.failed("read the size of queue "+id.String(), err)
 	}
 	return size, nil
 }
@@ -144,7 +144,7 @@ func (s *Store) CountMessages(ctx context.Context) (n int64, err error) {
 		_, err := pgx.ForEachRow(rows, []any{&n}, func() error { return nil })
 		return err
 	}))
-	return n, failed("count messages", err)
+	return n, s.failed("count messages", err)
 }
 
 const (
@@ -167,7 +167,7 @@ func (s *Store) ServiceMessages(ctx context.Context, service queue.ServiceID) it
 				found, err = s.peek(ctx, s.bulk, ids)
 			}
 			if err != nil {
-				yield(QueueMessage{}, failed("read messages of service "+service.String(), err))
+				yield(QueueMessage{}, s.failed("read messages of service "+service.String(), err))
 				return
 			}
 			for _, m := range found {

@@ -18,7 +18,7 @@ func (s *Store) Service(ctx context.Context, sv queue.Service) (queue.ServiceID,
 	op := "find or add service " + sv.ID.String()
 	row, err := newServiceRow(sv)
 	if err != nil {
-		return queue.ServiceID{}, failed(op, err)
+		return queue.ServiceID{}, s.failed(op, err)
 	}
 	var (
 		id   queue.ServiceID
@@ -45,9 +45,9 @@ func (s *Store) Service(ctx context.Context, sv queue.Service) (queue.ServiceID,
 	}
 	switch {
 	case err != nil:
-		return queue.ServiceID{}, failed(op, taken(err))
+		return queue.ServiceID{}, s.failed(op, taken(err))
 	case role != string(rune(sv.Role)):
-		return queue.ServiceID{}, failed(op, ErrRole)
+		return queue.ServiceID{}, s.failed(op, ErrRole)
 	}
 	return id, nil
 }
@@ -105,7 +105,7 @@ func (s *Store) SetServices(ctx context.Context, queues []*Queue, party queue.Pa
 		if !ok {
 			e = err
 		}
-		errs[i] = failed(op, e)
+		errs[i] = s.failed(op, e)
 	}
 	return errs
 }
@@ -198,7 +198,7 @@ func (s *Store) NotifierServices(ctx context.Context, ids []queue.NotifierID) (b
 		}))
 	}
 	if err != nil {
-		return nil, nil, failed(fmt.Sprintf("find the services of %d notifiers", len(ids)), err)
+		return nil, nil, s.failed(fmt.Sprintf("find the services of %d notifiers", len(ids)), err)
 	}
 	byService = make(map[queue.ServiceID][]queue.NotifierID)
 	for _, id := range ids {
@@ -235,7 +235,7 @@ func (s *Store) ServiceQueues(ctx context.Context, id queue.ServiceID, party que
 		err = fmt.Errorf("column queue_ids_hash: %d bytes, not %d", len(hash), len(a.IDsHash))
 	}
 	if err != nil {
-		return Aggregate{}, failed("read the queues of service "+id.String(), err)
+		return Aggregate{}, s.failed("read the queues of service "+id.String(), err)
 	}
 	copy(a.IDsHash[:], hash)
 	return a, nil

@@ -1,7 +1,7 @@
 package store_test
 
 import (
-	"crypto/md5" //nolint:gosec // the schema's hash of queue ids, not a protection
+	"crypto/md5"
 	"slices"
 	"sync"
 	"testing"
@@ -74,7 +74,7 @@ func (f fixture) wantQueues(t testing.TB, id queue.ServiceID, party queue.Party,
 	t.Helper()
 	var want store.Aggregate
 	for _, id := range ids {
-		for i, b := range md5.Sum(id) { //nolint:gosec // as above
+		for i, b := range md5.Sum(id) {
 			want.IDsHash[i] ^= b
 		}
 		want.Count++

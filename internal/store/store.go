@@ -70,13 +70,15 @@ type Store struct {
 	o      Options
 	log    *slog.Logger
 	schema Schema
-	cache  *cache
-	loads  loads
-	counts counters
-	logged *logFile // nil: there is no store log
-	work   *lane    // what clients wait for
-	writes *batcher // on work
-	bulk   *lane    // everything else
+
+	failures failures
+	cache    *cache
+	loads    loads
+	counts   counters
+	logged   *logFile // nil: there is no store log
+	work     *lane    // what clients wait for
+	writes   *batcher // on work
+	bulk     *lane    // everything else
 
 	watching     sync.WaitGroup // what hears of administrative changes
 	stopWatching func()         // nil: nothing does

@@ -43,7 +43,7 @@ func (s *Store) All(ctx context.Context) iter.Seq2[*Row, error] {
 					})
 			})
 			if err != nil {
-				yield(nil, failed("read all queues", err))
+				yield(nil, s.failed("read all queues", err))
 				return
 			}
 			for _, row := range page {
@@ -67,7 +67,7 @@ func (s *Store) PurgeDeleted(ctx context.Context, before int64) (Removed, error)
 	var all Removed
 	for {
 		if err := ctx.Err(); err != nil {
-			return all, failed(op, err)
+			return all, s.failed(op, err)
 		}
 		var ids []queue.RecipientID
 		err := s.bulk.read(ctx, query("select recipient_id from "+s.schema.table("msg_queues")+" where deleted_at < $1 order by deleted_at limit $2",
@@ -76,14 +76,14 @@ func (s *Store) PurgeDeleted(ctx context.Context, before int64) (Removed, error)
 				return err
 			}))
 		if err != nil || len(ids) == 0 {
-			return all, failed(op, err)
+			return all, s.failed(op, err)
 		}
 		var r Removed
 		err = s.bulk.write(ctx, func(b *pgx.Batch) {
 			b.Queue(s.schema.removeSQL(), ids, before).QueryRow(func(row pgx.Row) error { return row.Scan(&r.Queues, &r.Messages, &r.Bytes) })
 		})
 		if err != nil {
-			return all, failed(op, err)
+			return all, s.failed(op, err)
 		}
 		all.Add(r)
 		if r.Queues == 0 || len(ids) < purgeBatch {

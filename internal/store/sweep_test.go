@@ -39,7 +39,10 @@ func TestAll(t *testing.T) {
 	if seen != 901 {
 		t.Errorf("%d queues, want 901", seen)
 	}
-	for range f.All(t.Context()) {
+	for _, err := range f.All(t.Context()) {
+		if err != nil {
+			t.Error(err)
+		}
 		break
 	}
 	ctx, cancel := context.WithCancel(t.Context())

@@ -342,8 +342,9 @@ type requestSQL struct {
 // limitLocks bounds how long the transaction waits for locks.
 const limitLocks = "select set_config('lock_timeout', $1, true)"
 
-// locked is the condition for rows q of queues that the transaction has locked.
-const locked = "q.recipient_id = any (current_setting('smpq.locked')::bytea[])"
+// locked is the condition for rows q of queues that the transaction has locked. The
+// sub-select makes the server read the setting once.
+const locked = "q.recipient_id = any ((select current_setting('smpq.locked')::bytea[])::bytea[])"
 
 // lockSQL returns the statement that locks those of the queues $1 that are there,
 // always in the same order, lest two sessions wait for each other.
