@@ -269,8 +269,7 @@ func (c *cache) adopt(v *View, since *snapshot, keep bool) *Queue {
 	case late:
 		return nil
 	default:
-		q = &Queue{id: v.RecipientID, slot: notCached}
-		q.record.Store(pack(v))
+		q = newQueue(v)
 		q.epoch.Store(since.epoch)
 		if !keep || c.budget == 0 {
 			sh.watch(q)
@@ -280,6 +279,19 @@ func (c *cache) adopt(v *View, since *snapshot, keep bool) *Queue {
 		c.keep(sh, q)
 	}
 	return q
+}
+
+// newQueue returns a queue that nobody knows yet. It has its first record beside
+// it: what is used together is found together, which is what most of a look-up
+// takes its time for.
+func newQueue(v *View) *Queue {
+	q := &struct {
+		Queue
+		first record
+	}{Queue: Queue{id: v.RecipientID, slot: notCached}}
+	q.first.set(v)
+	q.record.Store(&q.first)
+	return &q.Queue
 }
 
 // watch makes q one that can be found as long as somebody uses it.

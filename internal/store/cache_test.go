@@ -301,29 +301,37 @@ func cached(b *testing.B, n int) *Store {
 	return s
 }
 
-// The cost of a look-up with its record hardly depends on the number of queues.
+// The cost of a look-up with its record hardly depends on the number of queues
+// that are kept, as long as as many are in use: a thousand that were loaded one
+// after the other, or that are scattered over the memory.
 func BenchmarkCachedBySender(b *testing.B) {
+	const inUse = 1000
 	for _, n := range []int{10_000, 3_000_000} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			s := cached(b, n)
-			ids := make([]queue.SenderID, 1024)
+		s := cached(b, n)
+		for _, use := range []struct {
+			name string
+			step int
+		}{{"together", 1}, {"scattered", 7919}} {
+			ids := make([]queue.SenderID, inUse)
 			for i := range ids {
-				ids[i] = numberedView(i * 7919 % n).SenderID
+				ids[i] = numberedView(i * use.step % n).SenderID
 			}
 			runtime.GC()
-			b.ReportAllocs()
-			i := 0
-			for b.Loop() {
-				q, err := s.QueueBySender(b.Context(), ids[i%len(ids)])
-				if err != nil {
-					b.Fatal(err)
+			b.Run(fmt.Sprintf("%d/%s", n, use.name), func(b *testing.B) {
+				b.ReportAllocs()
+				i := 0
+				for b.Loop() {
+					q, err := s.QueueBySender(b.Context(), ids[i%inUse])
+					if err != nil {
+						b.Fatal(err)
+					}
+					if _, err := q.View(); err != nil {
+						b.Fatal(err)
+					}
+					i++
 				}
-				if _, err := q.View(); err != nil {
-					b.Fatal(err)
-				}
-				i++
-			}
-		})
+			})
+		}
 	}
 }
 

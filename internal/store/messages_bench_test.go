@@ -74,17 +74,22 @@ func (p functionPool) use(do func(*pgx.Conn) error) error {
 	return do(conn)
 }
 
-// Messages per second that 64 senders write to 1000 queues, and that 64 recipients
-// delete: by the store and by one call of a stored function for each, with the same
-// number of connections.
+// Messages per second that 64 senders write, each to another of 100,000 queues, and
+// that 64 recipients delete: by the store and by one call of a stored function for
+// each, with the same number of connections.
 func BenchmarkMessages(b *testing.B) {
 	const (
 		clients     = 64
 		connections = 8
-		queues      = 1000
+		queues      = 100_000
 	)
 	f := newDurable(b, connections)
-	ids := f.addQueues(b, queues)
+	f.exec(b, `
+		insert into msg_queues (recipient_id, recipient_keys, rcv_dh_secret, sender_id, status)
+		select substr(sha256(n::text::bytea), 1, 24), $1, $2, substr(sha256(('s' || n)::bytea), 1, 24), 'active'
+		  from generate_series(1, $3::int) n`, randomBytes(46), randomBytes(32), queues)
+	f.exec(b, "vacuum analyze msg_queues")
+	ids := f.ids(b, "select recipient_id from msg_queues order by sender_id")
 	pool := f.pool(b, connections)
 	body := make([]byte, queue.MaxMessageBody)
 	copy(body, randomBytes(len(body)))
@@ -143,24 +148,27 @@ func BenchmarkMessages(b *testing.B) {
 				f.exec(b, "truncate messages")
 				f.exec(b, `
 					insert into messages (recipient_id, msg_id, msg_ts, msg_quota, msg_ntf_flag, msg_body)
-					select q.recipient_id, m.msg_id, 0, false, false, $2
-					  from unnest($1::bytea[]) with ordinality m (msg_id, n)
-					  join (select recipient_id, row_number() over (order by recipient_id) - 1 as n from msg_queues) q
-					    on q.n = (m.n - 1) % 1000
-					 order by m.n`, messageIDs(b.N), body[:size])
-				f.exec(b, "update msg_queues q set msg_queue_size = (select count(*) from messages m where m.recipient_id = q.recipient_id)")
+					select recipient_id, int8send(row_number() over (order by sender_id) - 1) || decode(repeat('00', 16), 'hex'), 0, false, false, $1
+					  from msg_queues order by sender_id limit $2`, body[:size], b.N)
+				f.exec(b, "update msg_queues set msg_queue_size = 1 where msg_queue_size <> 1 and recipient_id in (select recipient_id from messages)")
+				f.exec(b, "analyze messages")
 				b.ResetTimer()
-				each(b, b.N, func(i int) error { return remove[how](ids[i%queues], messageID(i)) })
+				each(b, b.N, func(i int) error { return remove[how](ids[i], messageID(i)) })
 			})
 		}
 	}
 }
 
-// messageIDs returns the ids of messages with the numbers up to n.
-func messageIDs(n int) []queue.MessageID {
-	ids := make([]queue.MessageID, n)
-	for i := range ids {
-		ids[i] = messageID(i)
+// ids returns the result of a query for ids.
+func (f fixture) ids(t testing.TB, sql string) []queue.RecipientID {
+	t.Helper()
+	rows, err := f.conn.Query(t.Context(), sql)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[queue.RecipientID])
+	if err != nil {
+		t.Fatal(err)
 	}
 	return ids
 }

@@ -104,6 +104,12 @@ type record struct {
 // pack makes a record of a view. In fields, each value stands behind its length:
 // the ids that have an index first, in the order of otherBys; one byte for keys and secrets, two for ids and the list of keys.
 func pack(v *View) *record {
+	r := new(record)
+	r.set(v)
+	return r
+}
+
+func (r *record) set(v *View) {
 	var buf [512]byte
 	b := buf[:0]
 	short := func(value []byte) {
@@ -130,7 +136,7 @@ func pack(v *View) *record {
 	if v.Status.State == queue.Blocked {
 		b, _ = v.Status.AppendText(b)
 	}
-	return &record{
+	*r = record{
 		fields: string(b), state: v.Status.State, mode: v.Mode,
 		updatedAt: v.UpdatedAt.Seconds, dated: v.UpdatedAt.Known,
 	}
