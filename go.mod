@@ -3,6 +3,7 @@ module github.com/smpq/smpq
 go 1.26.8
 
 require (
+	github.com/cloudflare/circl v1.6.5
 	github.com/golang-migrate/migrate/v4 v4.20.1
 	github.com/google/go-cmp v0.7.0
 	github.com/jackc/pgx/v5 v5.12.0

@@ -29,6 +29,7 @@ func TestOutputDocument(t *testing.T) {
 		"inspect service list":         servicesResult{},
 		"inspect log":                  inspect.LogReport{},
 		"inspect schema":               inspect.SchemaReport{},
+		"address show":                 addressResult{},
 		"compact":                      compact.QueueResult{},
 		"compact storelog":             compact.LogResult{},
 		"migrate status, adopt":        stateResult{},
