@@ -11,10 +11,17 @@ import (
 // reading all rows, and kept up to date from then on; after changes by others
 // they are counted again.
 func (s *Store) Entities(ctx context.Context) (Entities, error) {
-	s.counts.once.Lock()
-	defer s.counts.once.Unlock()
 	if e, ok := s.counts.get(); ok {
 		return e, nil
+	}
+	select {
+	case s.counts.turn <- struct{}{}:
+		defer func() { <-s.counts.turn }()
+	case <-ctx.Done():
+		return Entities{}, s.failed("count entities", ctx.Err())
+	}
+	if e, ok := s.counts.get(); ok {
+		return e, nil // somebody else has counted meanwhile
 	}
 	e, err := s.countEntities(ctx)
 	if err != nil {
@@ -49,7 +56,7 @@ func (s *Store) countEntities(ctx context.Context) (e Entities, err error) {
 
 // counters keep the numbers of entities.
 type counters struct {
-	once sync.Mutex // held by who counts
+	turn chan struct{} // has one element while somebody counts; its capacity is 1
 
 	// Whoever changes queues holds it for reading until the change is counted;
 	// so between two changes there is a moment at which to begin to count.

@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"log/slog"
-	"strconv"
 
 	"github.com/jackc/pgx/v5"
 
@@ -138,7 +137,6 @@ func (s *Store) expire(ctx context.Context, l *lane, ids []queue.RecipientID, be
 		)
 		select coalesce(sum(n), 0)::bigint, count(*) from expired`
 	err = l.write(ctx, func(b *pgx.Batch) {
-		b.Queue(limitLocks, strconv.FormatInt(lockTimeout.Milliseconds(), 10))
 		b.Queue(lock, ids)
 		b.Queue(sql, before).QueryRow(func(row pgx.Row) error { return row.Scan(&n.messages, &n.queues) })
 	})

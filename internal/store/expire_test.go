@@ -35,7 +35,7 @@ func (f fixture) fill(t testing.TB, id queue.RecipientID, contents string) {
 		case 'm':
 			m.QuotaMarker = true
 		}
-		if _, err := f.WriteMessage(t.Context(), id, m); err != nil && !(m.QuotaMarker && errors.Is(err, store.ErrQuota)) {
+		if _, err := f.WriteMessage(t.Context(), id, m); err != nil && (!m.QuotaMarker || !errors.Is(err, store.ErrQuota)) {
 			t.Fatal(err)
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"sync"
 	"time"
 
@@ -32,9 +31,13 @@ type lane struct {
 const (
 	// retryConnect is how long calls fail at once after a connection failed.
 	retryConnect = 200 * time.Millisecond
-	// connectTimeout bounds one attempt to connect, and the test of a connection
-	// that was not used for a while.
+	// connectTimeout bounds one attempt to connect, or to find out whether a
+	// connection that was not used for a while still works.
 	connectTimeout = 5 * time.Second
+	// lockTimeout bounds how long a statement waits for a queue or a table that
+	// another session has locked. It is much less than the time of a lane, as this
+	// way it is certain that nothing was written.
+	lockTimeout = 2 * time.Second
 	// tries is how often statements are tried.
 	tries = 3
 	// retryPause is the pause before statements are tried again; it doubles.
@@ -43,7 +46,7 @@ const (
 
 // beginLocal sets, for a transaction, what prepareSession sets for a session. A
 // pooler may give each transaction another one.
-const beginLocal = "select set_config('search_path', $1, true), set_config('statement_timeout', $2, true)"
+const beginLocal = "select set_config('search_path', $1, true), set_config('statement_timeout', $2, true), set_config('lock_timeout', $3, true)"
 
 // newLane returns a lane with up to size connections, of which none is made yet.
 func newLane(ctx context.Context, o Options, size int, timeout time.Duration) (*lane, error) {
@@ -54,10 +57,12 @@ func newLane(ctx context.Context, o Options, size int, timeout time.Duration) (*
 	cfg.MaxConns = int32(size) //nolint:gosec // a number of connections
 	cfg.MinConns = 0
 	cfg.MinIdleConns = 0
-	cfg.PingTimeout = connectTimeout
-	if t := cfg.ConnConfig.ConnectTimeout; t <= 0 || t > connectTimeout {
-		cfg.ConnConfig.ConnectTimeout = connectTimeout
+	// Less than the time of a call, so that a call sees what came of it.
+	connect := min(connectTimeout, timeout/2)
+	if t := cfg.ConnConfig.ConnectTimeout; t > 0 {
+		connect = min(connect, t)
 	}
+	cfg.PingTimeout, cfg.ConnConfig.ConnectTimeout = connect, connect
 	cfg.ConnConfig.RuntimeParams["application_name"] = o.Application
 	l := &lane{timeout: timeout}
 	// The client gives up first, and cancels the statement. The server does if that
@@ -67,14 +72,19 @@ func newLane(ctx context.Context, o Options, size int, timeout time.Duration) (*
 		// Prepared statements belong to a session.
 		cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 		l.begin = beginLocal
-		l.args = []any{schema.Quote(o.Schema), strconv.FormatInt(limit.Milliseconds(), 10)}
+		l.args = []any{schema.Quote(o.Schema), milliseconds(limit), milliseconds(lockTimeout)}
 	}
-	cfg.BeforeConnect = func(context.Context, *pgx.ConnConfig) error { return l.outage.mayTry() }
+	cfg.BeforeConnect = func(ctx context.Context, _ *pgx.ConnConfig) error {
+		if ctx.Value(probing{}) != nil {
+			return nil
+		}
+		return l.outage.err()
+	}
 	cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
 		if !o.Pooled {
-			ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+			ctx, cancel := context.WithTimeout(ctx, connect)
 			defer cancel()
-			if err := prepareSession(ctx, conn, o.Schema, limit); err != nil {
+			if err := prepareSession(ctx, conn, o.Schema, limit, lockTimeout); err != nil {
 				return err
 			}
 		}
@@ -95,7 +105,21 @@ func newLane(ctx context.Context, o Options, size int, timeout time.Duration) (*
 func (l *lane) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	limited, cancel := context.WithTimeout(ctx, l.timeout)
 	defer cancel()
+	// Not only before it connects: the pool may have no room for connections, as
+	// those that broke keep theirs until the network has given them up.
+	if l.outage.err() != nil && l.pool.Stat().IdleConns() == 0 {
+		if err := l.outage.try(); err != nil {
+			return nil, &unsentError{err}
+		}
+		limited = context.WithValue(limited, probing{}, true)
+	}
 	conn, err := l.pool.Acquire(limited)
+	for err != nil && limited.Err() == nil && crowded(err) && l.pool.Stat().AcquiredConns() > 0 {
+		// The server has no room for another connection; those that there are will
+		// do, as soon as one is free.
+		wait(limited, retryPause)
+		conn, err = l.pool.Acquire(limited)
+	}
 	switch {
 	case err == nil:
 		return conn, nil
@@ -109,6 +133,12 @@ func (l *lane) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 		l.outage.begin(err)
 	}
 	return nil, &unsentError{err}
+}
+
+// crowded reports whether the server refused a connection because it has too many.
+func crowded(err error) bool {
+	const tooManyConnections = "53300"
+	return sqlState(err) == tooManyConnections
 }
 
 // An unsentError is why no statement was sent.
@@ -205,21 +235,33 @@ type outage struct {
 	until time.Time // nobody needs to try before
 }
 
-// mayTry returns nil if the caller is to try to connect. During an outage one at a
-// time is.
-func (o *outage) mayTry() error {
+// probing is the key of a context of the caller who tries to connect during an
+// outage.
+type probing struct{}
+
+// try returns nil if the caller is to find out whether the outage is over, else
+// the error that callers get.
+func (o *outage) try() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.cause != nil && time.Now().Before(o.until) {
+		return o.away()
+	}
+	o.until = time.Now().Add(connectTimeout)
+	return nil
+}
+
+// err returns the error that callers get during an outage.
+func (o *outage) err() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.cause == nil {
 		return nil
 	}
-	now := time.Now()
-	if now.Before(o.until) {
-		return fmt.Errorf("%w: %w", errAway, o.cause)
-	}
-	o.until = now.Add(connectTimeout)
-	return nil
+	return o.away()
 }
+
+func (o *outage) away() error { return fmt.Errorf("%w: %w", errAway, o.cause) }
 
 // begin notes that an attempt to connect failed.
 func (o *outage) begin(cause error) {

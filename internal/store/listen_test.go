@@ -115,7 +115,7 @@ func TestOwnChangesAreNotAnnounced(t *testing.T) {
 	if err != nil || n.Payload != q.ID().String() {
 		t.Fatalf("got %+v, %v", n, err)
 	}
-	lines, err := f.Audit(t.Context(), 10)
+	lines, err := store.Audit(t.Context(), f.conn, f.schema(), 10)
 	if err != nil || len(lines) != 1 || lines[0].Operation != "delete" {
 		t.Errorf("got %+v, %v; want one line for the first notification", lines, err)
 	}

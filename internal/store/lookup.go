@@ -305,14 +305,14 @@ func (h held) reload(ctx context.Context) error {
 	c := h.s.cache
 	for {
 		epoch := c.epoch.Load()
-		stale := make(map[queue.RecipientID]*Queue)
+		unread := make(map[queue.RecipientID]*Queue)
 		var ids []queue.RecipientID
 		for _, q := range h.queues {
 			if q.record.Load() == nil || c.fresh(q) {
 				continue
 			}
 			q.epoch.Store(reading)
-			stale[q.id] = q
+			unread[q.id] = q
 			ids = append(ids, q.id)
 		}
 		if len(ids) == 0 {
@@ -327,18 +327,18 @@ func (h held) reload(ctx context.Context) error {
 				})
 		})
 		if err != nil {
-			for _, q := range stale {
-				q.epoch.Store(0)
+			for _, q := range unread {
+				q.epoch.Store(stale)
 			}
 			return err
 		}
 		for i := range views {
-			q := stale[views[i].RecipientID]
-			delete(stale, q.id)
+			q := unread[views[i].RecipientID]
+			delete(unread, q.id)
 			c.publish(q, &views[i])
 			q.epoch.CompareAndSwap(reading, epoch) // unless it went stale again
 		}
-		for _, q := range stale {
+		for _, q := range unread {
 			c.publish(q, nil)
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -82,10 +81,6 @@ const (
 	maxBatchBytes = 1 << 20
 	// requestTimeout bounds how long a request waits for its turn.
 	requestTimeout = interactiveTimeout
-	// lockTimeout bounds how long a round trip waits for a queue or a table that
-	// another session has locked. It is much less than the time of the lane, as
-	// this way it is certain that nothing was written.
-	lockTimeout = 3 * time.Second
 )
 
 var (
@@ -105,11 +100,11 @@ func newBatcher(l *lane, s Schema, quota, maxRuns int) *batcher {
 // do carries out a request. As long as it waits for its turn, ctx can cancel it.
 func (b *batcher) do(ctx context.Context, id queue.RecipientID, r *request) error {
 	if err := ctx.Err(); err != nil {
-		return err
+		return &unsentError{err}
 	}
 	r.done = make(chan struct{})
-	if err := b.add(id, r); err != nil {
-		return err
+	if err := b.add(id, r); err != nil { //nolint:contextcheck // one round trip is for many callers
+		return &unsentError{err}
 	}
 	timer := time.NewTimer(requestTimeout)
 	defer timer.Stop()
@@ -123,7 +118,7 @@ func (b *batcher) do(ctx context.Context, id queue.RecipientID, r *request) erro
 		err = errSlow
 	}
 	if b.leave(id, r) {
-		return err
+		return &unsentError{err}
 	}
 	<-r.done
 	return r.err
@@ -262,9 +257,7 @@ func (l *line) take(count, bytes int) []*request {
 // tried by themselves.
 func (b *batcher) carryOut(batch []portion) {
 	// The callers wait for the answers, whatever becomes of their contexts.
-	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
-	defer cancel()
-	err := b.lane.write(ctx, func(p *pgx.Batch) { b.sql.queue(p, batch, b.quota) })
+	err := b.lane.write(context.Background(), func(p *pgx.Batch) { b.sql.queue(p, batch, b.quota) })
 	for _, p := range batch {
 		for _, r := range p.requests {
 			switch {
@@ -339,9 +332,6 @@ type requestSQL struct {
 	lock, lockFree, write, remove string
 }
 
-// limitLocks bounds how long the transaction waits for locks.
-const limitLocks = "select set_config('lock_timeout', $1, true)"
-
 // locked is the condition for rows q of queues that the transaction has locked. The
 // sub-select makes the server read the setting once.
 const locked = "q.recipient_id = any ((select current_setting('smpq.locked')::bytea[])::bytea[])"
@@ -370,29 +360,27 @@ func newRequestSQL(s Schema) requestSQL {
 		// Appends messages, given as arrays of their columns. Those of one queue
 		// follow each other: size is that of the queue before a message, if all
 		// messages in front of it were stored. A full queue takes one marker in
-		// place of the first message that it has no room for.
+		// place of the first message that it has no room for. The bodies stay in
+		// their array until they are stored.
 		write: `
 			with input as (
-			  select q.recipient_id, m.msg_id, m.msg_ts, m.msg_ntf_flag, m.msg_body, m.n,
+			  select q.recipient_id, m.msg_id, m.msg_ts, m.msg_quota, m.msg_ntf_flag, m.n,
 			         q.msg_can_write or q.msg_queue_size = 0 as open,
-			         q.msg_queue_size as size_at_first,
-			         q.msg_queue_size + row_number() over (partition by q.recipient_id order by m.n) - 1 as size,
-			         m.msg_quota
+			         q.msg_queue_size as first_size,
+			         q.msg_queue_size + row_number() over (partition by q.recipient_id order by m.n) - 1 as size
 			    from ` + queues + ` q
-			    join unnest($1::bytea[], $2::bytea[], $3::bigint[], $4::boolean[], $5::boolean[], $6::bytea[])
-			         with ordinality m (recipient_id, msg_id, msg_ts, msg_quota, msg_ntf_flag, msg_body, n)
+			    join unnest($1::bytea[], $2::bytea[], $3::bigint[], $4::boolean[], $5::boolean[])
+			         with ordinality m (recipient_id, msg_id, msg_ts, msg_quota, msg_ntf_flag, n)
 			   using (recipient_id)
 			   where ` + locked + `
 			), placed as (
-			  select *, open and (size = size_at_first or size <= $7) as stored, msg_quota or size >= $7 as marker
+			  select *, open and (size = first_size or size <= $7) as stored, msg_quota or size >= $7 as marker
 			    from input
 			), inserted as (
 			  insert into ` + messages + ` (recipient_id, msg_id, msg_ts, msg_quota, msg_ntf_flag, msg_body)
 			  select recipient_id, msg_id, msg_ts, marker, msg_ntf_flag and not marker,
-			         case when marker then '' else msg_body end
-			    from placed
-			   where stored
-			   order by n
+			         case when marker then '' else ($6::bytea[])[n] end
+			    from (select * from placed where stored order by n offset 0) m
 			), counted as (
 			  update ` + queues + ` q
 			     set msg_can_write = not p.marker, msg_queue_expire = true, msg_queue_size = q.msg_queue_size + p.stored
@@ -469,7 +457,6 @@ func (s *requestSQL) queue(p *pgx.Batch, batch []portion, quota int) {
 	if len(batch) > 1 {
 		lock = s.lockFree
 	}
-	p.Queue(limitLocks, strconv.FormatInt(lockTimeout.Milliseconds(), 10))
 	p.Queue(lock, ids)
 	if len(writes.requests) > 0 {
 		p.Queue(s.write, writes.queues, writes.ids, writes.times, writes.markers, writes.notify, writes.bodies, quota).Query(writes.answer)

@@ -21,7 +21,7 @@ import (
 func newWrites(t testing.TB, runs, quota int) fixture {
 	t.Helper()
 	c := newDatabase(t)
-	return fixture{openStore(t, store.Options{Config: c, Quota: quota, Connections: 2 * runs}), c, pgtest.Conn(t, c.DSN)}
+	return fixture{openStore(t, store.Options{Config: c, Quota: quota, Connections: 4 * runs}), c, pgtest.Conn(t, c.DSN)}
 }
 
 // hold locks queues in another session, until release is called.
@@ -65,7 +65,7 @@ func (c *calls) start(t testing.TB, f fixture, n int, name string, call func() e
 }
 
 // err returns the error of a call, and whether there is an answer yet.
-func (c *calls) err(name string) (error, bool) { //nolint:revive,staticcheck // as of a map
+func (c *calls) err(name string) (error, bool) { //nolint:revive // as of a map
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	err, ok := c.errs[name]
@@ -91,7 +91,7 @@ func TestRequestsGoTogether(t *testing.T) {
 	p := newProxy(t, c.DSN)
 	through := c
 	through.DSN = p.dsn()
-	f := fixture{openStore(t, store.Options{Config: through, Quota: quota, Connections: 2}), c, pgtest.Conn(t, c.DSN)}
+	f := fixture{openStore(t, store.Options{Config: through, Quota: quota, Connections: 4}), c, pgtest.Conn(t, c.DSN)}
 	ids := f.addQueues(t, 10)
 	deleting := f.addQueues(t, 10)
 	for i, id := range deleting {
@@ -274,9 +274,43 @@ func TestBadRequestFailsAlone(t *testing.T) {
 	}
 }
 
+// Requests that are tried again by themselves stay in front of those that came
+// meanwhile.
+func TestBadRequestKeepsOrder(t *testing.T) {
+	f := newWrites(t, 1, 100)
+	id := f.addQueues(t, 1)[0]
+	f.exec(t, `
+		create function wait() returns trigger language plpgsql as $$ begin perform pg_advisory_xact_lock(7); return new; end $$;
+		create trigger wait before insert on messages for each row when (new.msg_body = 'wait') execute function wait()`)
+	other := f.connect(t)
+	pgtest.Exec(t, other, "select pg_advisory_lock(7)")
+	var c calls
+	release := f.block(t, &c)
+	write := func(m queue.Message) func() error {
+		return func() error { return second(f.WriteMessage(t.Context(), id, m)) }
+	}
+	c.start(t, f, 1, "first", write(newMessage(1, "wait")))
+	c.start(t, f, 2, "bad", write(queue.Message{Body: []byte("no id")}))
+	release()
+	awaitTrue(t, func() bool { return f.Waiting() == 0 })
+	f.awaitStuck(t, 1)
+	c.start(t, f, 1, "second", write(newMessage(2, "body")))
+	pgtest.Exec(t, other, "select pg_advisory_unlock(7)")
+	c.running.Wait()
+	for name, err := range c.errs {
+		if (err == nil) == (name == "bad") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if all := messages(t, f.conn, id); len(all) != 2 || all[0].ID != messageID(1) {
+		t.Errorf("messages %+v", all)
+	}
+}
+
 // A queue that somebody keeps locked makes nobody else wait. Its own request fails
 // after a while, and it is certain that it came to nothing.
 func TestLockedQueueWaitsAlone(t *testing.T) {
+	t.Parallel() // it waits for time to pass
 	f := newWrites(t, 2, 100)
 	ids := f.addQueues(t, 4)
 	releaseFirst := f.hold(t, ids[0], ids[1])
@@ -290,8 +324,12 @@ func TestLockedQueueWaitsAlone(t *testing.T) {
 	f.awaitStuck(t, 2)
 	c.start(t, f, 1, "locked", write(2))
 	c.start(t, f, 2, "free", write(3))
+	begin := time.Now()
 	releaseFirst()
 	awaitTrue(t, func() bool { _, ok := c.err("free"); return ok })
+	if d := time.Since(begin); d >= store.LockTimeout {
+		t.Errorf("the other queue had to wait for %s", d)
+	}
 	if err, ok := c.err("locked"); ok {
 		t.Errorf("the locked queue took a message: %v", err)
 	}
@@ -440,7 +478,7 @@ func TestRequestsWhileDatabaseIsAway(t *testing.T) {
 	p := newProxy(t, c.DSN)
 	through := c
 	through.DSN = p.dsn()
-	f := fixture{openStore(t, store.Options{Config: through, Quota: 1 << 30, Connections: 4}), c, pgtest.Conn(t, c.DSN)}
+	f := fixture{openStore(t, store.Options{Config: through, Quota: 1 << 30}), c, pgtest.Conn(t, c.DSN)}
 	ids := f.addQueues(t, 5)
 	const writers = 16
 	var (
@@ -511,6 +549,39 @@ func TestRequestsWhileDatabaseIsAway(t *testing.T) {
 			t.Errorf("message %s is there, in spite of %v", id, err)
 		}
 	}
+}
+
+// A database that does not answer makes nobody wait for long, be the request under
+// way or not. Then all goes on.
+func TestRequestsWhileDatabaseHangs(t *testing.T) {
+	t.Parallel() // it waits for time to pass
+	c := newDatabase(t)
+	p := newProxy(t, c.DSN)
+	through := c
+	through.DSN = p.dsn()
+	f := fixture{openStore(t, store.Options{Config: through, Connections: 4}), c, pgtest.Conn(t, c.DSN)}
+	ids := f.addQueues(t, 3)
+	f.write(t, ids[0], newMessage(0, "body"))
+	p.hang()
+	begin := time.Now()
+	var calls calls
+	for i, id := range ids {
+		calls.start(t, f, i, fmt.Sprint(i), func() error { return second(f.WriteMessage(t.Context(), id, newMessage(1, "body"))) })
+	}
+	calls.running.Wait()
+	if d := time.Since(begin); d > 20*time.Second {
+		t.Errorf("the answers took %s", d)
+	}
+	for i := range ids {
+		if err, _ := calls.err(fmt.Sprint(i)); store.CodeOf(err) != store.CodeStore || store.Certain(err) != (i > 0) {
+			t.Errorf("%d: certain %t, %v", i, store.Certain(err), err)
+		}
+	}
+	p.restore(t)
+	awaitTrue(t, func() bool {
+		_, err := f.WriteMessage(t.Context(), ids[1], newMessage(2, "body"))
+		return err == nil
+	})
 }
 
 // A call that has the store for itself takes one round trip, and no time besides.
