@@ -12,6 +12,7 @@ import (
 
 	"github.com/smpq/smpq/internal/dumptest"
 	"github.com/smpq/smpq/internal/pgtest"
+	"github.com/smpq/smpq/internal/queue"
 	"github.com/smpq/smpq/internal/store"
 	"github.com/smpq/smpq/internal/storelog"
 )
@@ -142,5 +143,33 @@ func TestCompareEmpty(t *testing.T) {
 	r = compare(t, conn, s, log)
 	if r.Equal || r.Queues != (Comparison{Log: 19, OnlyInLog: 19}) || r.Services != (Comparison{Log: 2, OnlyInLog: 2}) {
 		t.Errorf("an empty database: %+v", r)
+	}
+}
+
+// A notice that lost its quotes is not what the log has, though it can be read.
+func TestCompareDamage(t *testing.T) {
+	dir := dumptest.Root + "/memory-1-raw"
+	conn, s := load(t, dir)
+	log := exported(t, dir)
+	var id queue.RecipientID
+	for row, err := range store.Queues(t.Context(), conn, s, store.ReadOptions{Live: true}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		id = row.RecipientID
+	}
+	blocking := queue.Blocking{Reason: "spam", HasNotice: true, Notice: queue.Notice{TTL: 60, HasTTL: true}}
+	log = append(log, storelog.Append(nil, &storelog.Block{ID: id, Blocking: blocking}))
+	for _, c := range []struct {
+		status string
+		equal  bool
+	}{
+		{`blocked,reason=spam,notice={"ttl":60}`, true},
+		{`blocked,reason=spam,notice={ttl:60}`, false},
+	} {
+		pgtest.Exec(t, conn, "update smp_server.msg_queues set status = $2 where recipient_id = $1", id, c.status)
+		if r := compare(t, conn, s, log); r.Equal != c.equal {
+			t.Errorf("%s: %+v", c.status, r)
+		}
 	}
 }

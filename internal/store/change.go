@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -119,13 +118,13 @@ func (h held) change(ctx context.Context, op string, refused error, decide func(
 }
 
 // unchanged finds out why a row was not changed: it was refused, or the record
-// was not what the row is.
+// was not what the row is. The caller's context does not matter any more.
 func (h held) unchanged(ctx context.Context, refused error) error {
 	q := h.queues[0]
 	before := q.record.Load()
 	q.epoch.Store(stale)
-	if err := h.reload(ctx); err != nil {
-		return fmt.Errorf("%w: %w", ErrStale, err)
+	if err := h.reload(context.WithoutCancel(ctx)); err != nil {
+		return err
 	}
 	if after := q.record.Load(); refused != nil && after != nil && *after == *before {
 		return refused

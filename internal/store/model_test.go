@@ -297,10 +297,9 @@ func idOf(v *store.View, by store.By) smp.EntityID {
 // conclude draws the conclusions from what an operation returned. The error is a
 // contradiction to the model.
 func (q *modelQueue) conclude(op *modelOp, a answer, err error) error {
-	if err != nil {
-		if reason := reasonOf(err); reason != nil {
-			a, err = reason, nil
-		}
+	cause := err
+	if reason := reasonOf(err); reason != nil {
+		a, err = reason, nil
 	}
 	switch {
 	case err == nil:
@@ -308,13 +307,13 @@ func (q *modelQueue) conclude(op *modelOp, a answer, err error) error {
 		var wanted []answer
 		for _, s := range q.states {
 			next, want := op.apply(s)
-			if want == a {
+			if _, refused := want.(error); want == a || refused && errors.Is(cause, store.ErrStale) {
 				possible = append(possible, next)
 			}
 			wanted = append(wanted, want)
 		}
 		if len(possible) == 0 {
-			return fmt.Errorf("queue %s: %s returned %+v, want one of %+v", q.record.RecipientID, op.name, a, wanted)
+			return fmt.Errorf("queue %s: %s returned %+v (%v), want one of %+v", q.record.RecipientID, op.name, a, cause, wanted)
 		}
 		q.settle(possible)
 	case store.CodeOf(err) != store.CodeStore:

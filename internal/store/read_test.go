@@ -414,16 +414,26 @@ func TestMessages(t *testing.T) {
 	conn, s := loadDump(t, live)
 	var got []string
 	for _, row := range readAll(t, conn, s, store.ReadOptions{}) {
+		var infos []store.MessageInfo
+		for m, err := range store.MessageInfos(t.Context(), conn, s, row.RecipientID) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			infos = append(infos, m)
+		}
 		n := int64(0)
 		for m, err := range store.Messages(t.Context(), conn, s, row.RecipientID) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if want := (store.MessageInfo{ID: m.ID, Time: m.Time, QuotaMarker: m.QuotaMarker, Notify: m.Notify, Bytes: len(m.Body)}); infos[n] != want {
+				t.Errorf("queue %s has %+v without its body, want %+v", row.RecipientID, infos[n], want)
+			}
 			n++
 			got = append(got, fmt.Sprintf(`\x%x,\x%x,%d,%s,%s,\x%x`,
 				row.RecipientID.Bytes(), m.ID.Bytes(), m.Time, letter(m.QuotaMarker), letter(m.Notify), m.Body))
 		}
-		if n != row.Messages.Size {
+		if n != row.Messages.Size || n != int64(len(infos)) {
 			t.Errorf("queue %s has %d messages and counts %d", row.RecipientID, n, row.Messages.Size)
 		}
 	}

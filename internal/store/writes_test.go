@@ -572,10 +572,18 @@ func TestRequestsWhileDatabaseHangs(t *testing.T) {
 	if d := time.Since(begin); d > 20*time.Second {
 		t.Errorf("the answers took %s", d)
 	}
+	uncertain := 0
 	for i := range ids {
-		if err, _ := calls.err(fmt.Sprint(i)); store.CodeOf(err) != store.CodeStore || store.Certain(err) != (i > 0) {
-			t.Errorf("%d: certain %t, %v", i, store.Certain(err), err)
+		err, _ := calls.err(fmt.Sprint(i))
+		if store.CodeOf(err) != store.CodeStore {
+			t.Errorf("%d: %v", i, err)
 		}
+		if !store.Certain(err) {
+			uncertain++
+		}
+	}
+	if uncertain > 1 { // the others never got their turn
+		t.Errorf("of %d calls, %d do not know what became of them", len(ids), uncertain)
 	}
 	p.restore(t)
 	awaitTrue(t, func() bool {
