@@ -261,10 +261,13 @@ func (c *cache) adopt(v *View, since *snapshot, keep bool) *Queue {
 	late := sh.changes.Load() != since.changes[h] || c.epoch.Load() != since.epoch
 	q := sh.find(v.RecipientID)
 	switch {
+	case q != nil && c.trusts(q):
+	case q != nil && !late && q.lock == nil:
+		c.replace(sh, q, v)
+		q.epoch.Store(since.epoch)
 	case q != nil:
-		if !c.trusts(q) && !late && q.lock == nil {
-			c.replace(sh, q, v)
-			q.epoch.Store(since.epoch)
+		if c.budget == 0 {
+			q.epoch.Store(stale) // what it has is older than this look-up
 		}
 	case late:
 		return nil

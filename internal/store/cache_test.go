@@ -216,6 +216,22 @@ func TestAdoptLate(t *testing.T) {
 	}
 }
 
+// Where nothing is kept, a queue that is in use does not pass for read when its row
+// was read while others of its shard were changed.
+func TestAdoptLateWithoutBudget(t *testing.T) {
+	c := newCache(0)
+	v := numberedView(1)
+	since := c.snapshot()
+	q := c.adopt(&v, &since, true)
+	c.shardOf(v.RecipientID).changes.Add(1)
+	v.Status = queue.Status{State: queue.Off}
+	again := c.adopt(&v, &since, true)
+	now, err := again.View()
+	if again != q || err != nil || c.fresh(again) && now.Status != v.Status {
+		t.Errorf("status %s passes for what was read, %s: %v", now.Status, v.Status, err)
+	}
+}
+
 // The lock of a queue goes to those who wait in the order in which they came;
 // those who leave are passed over.
 func TestLockInTurn(t *testing.T) {

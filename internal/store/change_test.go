@@ -350,3 +350,43 @@ func TestDatabaseError(t *testing.T) {
 		}
 	})
 }
+
+// A change whose connection broke may still be made by its session, which waits
+// for a lock. Whoever looks next sees what becomes of it, not what was before.
+//
+// contract: QS-02
+func TestLateCommit(t *testing.T) {
+	f := newFixture(t, 0)
+	p := newProxy(t, f.config.DSN)
+	through := f.config
+	through.DSN = p.dsn()
+	s := fixture{Store: openStore(t, store.Options{Config: through, CacheSize: 1 << 20})}
+	r := newRecord()
+	q := s.add(t, r)
+	f.exec(t, "begin")
+	f.exec(t, "select 1 from msg_queues for update")
+	answer := make(chan error)
+	go func() { answer <- s.SuspendQueue(t.Context(), q) }()
+	f.waitForLocks(t, 1)
+	p.refuse() // nor does a request to cancel it get through
+	if err := <-answer; store.CodeOf(err) != store.CodeStore || store.Certain(err) {
+		t.Fatalf("a broken connection: %v", err)
+	}
+	p.restore(t)
+	var seen *store.Queue
+	eventually(t, "the database is back", func() bool {
+		var err error
+		seen, err = s.QueueByRecipient(t.Context(), r.RecipientID)
+		return err == nil
+	})
+	was := view(t, seen)
+	f.exec(t, "commit")
+	f.exec(t, "select 1 from msg_queues for update") // waits for whoever else waited
+	stored, err := f.stored(t, r.RecipientID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if was.Status != stored.Status {
+		t.Errorf("seen: %s, then in the database: %s", was.Status, stored.Status)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,6 +27,7 @@ type lane struct {
 	begin   string        // begins transactions where sessions cannot be set up; else empty
 	args    []any         // of begin
 	outage  outage
+	orphans *orphans // nil where sessions belong to a pooler
 }
 
 const (
@@ -74,6 +76,9 @@ func newLane(ctx context.Context, o Options, size int, timeout time.Duration) (*
 		l.begin = beginLocal
 		l.args = []any{schema.Quote(o.Schema), milliseconds(limit), milliseconds(lockTimeout)}
 	}
+	if !o.Pooled {
+		l.orphans = &orphans{application: o.Application}
+	}
 	cfg.BeforeConnect = func(ctx context.Context, _ *pgx.ConnConfig) error {
 		if ctx.Value(probing{}) != nil {
 			return nil
@@ -120,9 +125,14 @@ func (l *lane) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 		wait(limited, retryPause)
 		conn, err = l.pool.Acquire(limited)
 	}
+	if err == nil {
+		if err = l.orphans.end(limited, conn.Conn()); err == nil {
+			return conn, nil
+		}
+		conn.Release()
+		return nil, &unsentError{err}
+	}
 	switch {
-	case err == nil:
-		return conn, nil
 	case ctx.Err() != nil:
 		err = ctx.Err()
 	case limited.Err() != nil:
@@ -175,6 +185,9 @@ func (l *lane) write(ctx context.Context, queue func(*pgx.Batch)) error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.timeout)
 		defer cancel()
 		err = conn.SendBatch(ctx, b).Close()
+		if err != nil && !certain(err) && conn.Conn().IsClosed() {
+			l.orphans.add(conn.Conn().PgConn().PID())
+		}
 		return pgconn.SafeToRetry(err) || rolledBack(err), err
 	})
 }
@@ -223,6 +236,58 @@ func (l *lane) view(ctx context.Context, f func(pgx.Tx) error) error {
 
 // close waits for the calls that are under way and closes all connections.
 func (l *lane) close() { l.pool.Close() }
+
+// orphans are sessions whose connections broke while they were at work. Their
+// transactions may still be committed; until they are gone, others could read what
+// was before, and take it for what came of it.
+type orphans struct {
+	application string
+
+	mu   sync.Mutex
+	pids []uint32
+}
+
+// orphanTimeout bounds how long a session may take to end.
+const orphanTimeout = 3 * time.Second
+
+func (o *orphans) add(pid uint32) {
+	if o == nil {
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.pids = append(o.pids, pid)
+}
+
+// end ends all orphans there are, by way of another session. Several callers may
+// do so at the same time.
+func (o *orphans) end(ctx context.Context, conn *pgx.Conn) error {
+	if o == nil {
+		return nil
+	}
+	o.mu.Lock()
+	pids := slices.Clone(o.pids)
+	o.mu.Unlock()
+	if len(pids) == 0 {
+		return nil
+	}
+	const these = " from pg_stat_activity where pid = any ($1::bigint[]) and application_name = $2 and pid <> pg_backend_pid()"
+	_, err := conn.Exec(ctx, "select pg_terminate_backend(pid, $3)"+these, pids, o.application, orphanTimeout.Milliseconds())
+	left := 0
+	if err == nil {
+		err = conn.QueryRow(ctx, "select count(*)"+these, pids, o.application).Scan(&left)
+	}
+	switch {
+	case err != nil:
+		return fmt.Errorf("end sessions that lost their connections: %w", err)
+	case left > 0:
+		return fmt.Errorf("%d sessions that lost their connections are still at work", left)
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.pids = slices.DeleteFunc(o.pids, func(pid uint32) bool { return slices.Contains(pids, pid) })
+	return nil
+}
 
 // errAway is what callers get at once while the database cannot be reached.
 var errAway = errors.New("the database is away")

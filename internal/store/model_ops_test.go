@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -45,7 +46,7 @@ func (w *modelWorker) add(q *modelQueue) *modelOp {
 		name: "add",
 		apply: func(s modelState) (modelState, answer) {
 			if s.life != isAbsent {
-				return s, error(store.ErrTaken)
+				return s, store.ErrTaken
 			}
 			return newState(&record), nil
 		},
@@ -117,7 +118,7 @@ func (w *modelWorker) secure(q *modelQueue) *modelOp {
 			s.view.SenderKey = key
 			return nil
 		}
-		return error(store.ErrRefused)
+		return store.ErrRefused
 	}, func(ctx context.Context, handle *store.Queue) (answer, error) {
 		return nil, w.p.store.SecureQueue(ctx, handle, key)
 	})
@@ -156,14 +157,14 @@ func (w *modelWorker) setLink(q *modelQueue) *modelOp {
 		switch s.view.LinkID {
 		case link.ID:
 			if s.fixed != string(link.Data.Fixed) {
-				return error(store.ErrRefused)
+				return store.ErrRefused
 			}
 		case queue.LinkID{}:
 			if taken {
-				return error(store.ErrTaken)
+				return store.ErrTaken
 			}
 		default:
-			return error(store.ErrRefused)
+			return store.ErrRefused
 		}
 		s.view.LinkID, s.fixed, s.user = link.ID, string(link.Data.Fixed), string(link.Data.User)
 		return nil
@@ -175,7 +176,7 @@ func (w *modelWorker) setLink(q *modelQueue) *modelOp {
 func (w *modelWorker) deleteLink(q *modelQueue) *modelOp {
 	return w.change(q, "delete link", func(s *modelState) answer {
 		if s.view.LinkID.IsZero() {
-			return error(store.ErrNotSet)
+			return store.ErrNotSet
 		}
 		s.view.LinkID, s.fixed, s.user = queue.LinkID{}, "", ""
 		return nil
@@ -227,7 +228,7 @@ func (w *modelWorker) addNotifier(q *modelQueue) *modelOp {
 	}
 	return w.change(q, "add notifier", func(s *modelState) answer {
 		if taken || s.view.Notifier.ID == n.ID {
-			return error(store.ErrTaken)
+			return store.ErrTaken
 		}
 		was := s.view.Notifier
 		s.view.Notifier = n
@@ -333,7 +334,7 @@ func applyService(party queue.Party, id queue.ServiceID) func(*modelState) answe
 		case s.view.HasNotifier():
 			s.view.Notifier.Service = id
 		default:
-			return error(store.ErrNotSet)
+			return store.ErrNotSet
 		}
 		return nil
 	}
@@ -539,7 +540,8 @@ func (w *modelWorker) many(ctx context.Context) {
 			q.begin(op)
 			handles = append(handles, q.handle)
 		}
-		answers, errs = make([]answer, len(queues)), w.p.store.SetServices(ctx, handles, party, id)
+		errs = w.p.store.SetServices(ctx, handles, party, id)
+		answers = slices.Repeat([]answer{nil}, len(queues))
 	} else {
 		op = w.peek(queues[0])
 		op.name = "peek several"
@@ -550,10 +552,11 @@ func (w *modelWorker) many(ctx context.Context) {
 		found, err := w.p.store.PeekMessages(ctx, ids)
 		for _, id := range ids {
 			m, ok := found[id]
-			answers, errs = append(answers, readAnswer(m)), append(errs, err)
+			a := readAnswer(m)
 			if !ok {
-				answers[len(answers)-1] = errGone
+				a = errGone
 			}
+			answers, errs = append(answers, a), append(errs, err)
 		}
 	}
 	for i, q := range queues {
@@ -578,10 +581,10 @@ func (w *modelWorker) watch(ctx context.Context) error {
 // watched checks what a watcher found. It returns errors of the store as well.
 func (q *modelQueue) watched(by store.By, id smp.EntityID, mark int, handle *store.Queue, err error) error {
 	if err != nil {
-		if reasonOf(err) == errGone && q.allows(mark, func(s sight) bool { return s.life != isLive || idOf(&s.view, by) != id }) {
+		if errors.Is(reasonOf(err), errGone) && q.allows(mark, func(s sight) bool { return s.life != isLive || idOf(&s.view, by) != id }) {
 			return nil
 		}
-		if reasonOf(err) == errGone {
+		if errors.Is(reasonOf(err), errGone) {
 			return fmt.Errorf("not found by %s id %s, but it was there: %s", by, id, q.describe(mark))
 		}
 		return err
@@ -590,7 +593,9 @@ func (q *modelQueue) watched(by store.By, id smp.EntityID, mark int, handle *sto
 	switch {
 	case handle.ID() != q.record.RecipientID:
 		return fmt.Errorf("queue %s found by %s id %s of queue %s", handle.ID(), by, id, q.record.RecipientID)
-	case !q.allows(mark, func(s sight) bool { return s.life == isLive && idOf(&s.view, by) == id && (s.handle == nil || s.handle == handle) }):
+	case !q.allows(mark, func(s sight) bool {
+		return s.life == isLive && idOf(&s.view, by) == id && (s.handle == nil || s.handle == handle)
+	}):
 		return fmt.Errorf("found by %s id %s as %p, but never was there: %s", by, id, handle, q.describe(mark))
 	case err == nil && !q.allows(mark, func(s sight) bool { return s.view == v }):
 		return fmt.Errorf("found by %s id %s:\n%+v, but it never was so: %s", by, id, v, q.describe(mark))
@@ -638,7 +643,7 @@ func (w *modelWorker) watchMany(ctx context.Context) error {
 	for i, f := range found {
 		if q := queues[i]; q != nil {
 			err = q.watched(by, ids[i], marks[i], f.Queue, f.Err)
-		} else if reasonOf(f.Err) != errGone {
+		} else if !errors.Is(reasonOf(f.Err), errGone) {
 			err = fmt.Errorf("by an id that no queue has: %v, %w", f.Queue, f.Err)
 		}
 		if err != nil {

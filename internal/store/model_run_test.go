@@ -27,16 +27,21 @@ import (
 )
 
 const (
-	modelWorkers       = 16  // in each process
-	modelQueues        = 6   // of a worker
-	modelFaultInterval = 200 // operations of the first process
-	modelApplication   = "smpq model"
+	modelWorkers     = 16 // in each process
+	modelQueues      = 6  // of a worker
+	modelApplication = "smpq model"
 )
 
 // A tally counts what happened.
 type tally struct {
 	mu sync.Mutex
 	n  map[string]int64
+}
+
+func (c *tally) get(name string) int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.n[name]
 }
 
 func (c *tally) add(name string) {
@@ -60,12 +65,14 @@ type modelProcess struct {
 	calm     bool // there are no faults: operations fail only when they are cancelled
 
 	left   atomic.Int64    // operations to do
-	faults chan struct{}   // one is due; nil: never
+	faults chan struct{}   // one is due after each interval of operations; nil: never
+	every  int64           // the interval
 	admin  func(adminCall) // lets the other process change a queue; nil: there is none
 	failed atomic.Bool
 
-	direct sync.Mutex // guards conn
-	conn   *pgx.Conn  // to the server, without faults
+	direct store.Config // to the server, without faults of connections
+	using  sync.Mutex   // guards conn
+	conn   *pgx.Conn    // nil: there is none now
 
 	mu     sync.Mutex // guards queues
 	queues []*modelQueue
@@ -97,9 +104,10 @@ func (w *modelWorker) nextNumber() int {
 // writerOf returns a number that each writer has for itself.
 func writerOf(message int) int { return message >> 32 }
 
-func newModelProcess(t testing.TB, s *store.Store, conn *pgx.Conn, number int, seed uint64, shared []queue.RecipientID) *modelProcess {
+func newModelProcess(t testing.TB, s *store.Store, direct store.Config, number int, seed uint64, shared []queue.RecipientID) *modelProcess {
 	t.Helper()
-	p := &modelProcess{t: t, store: s, conn: conn, shared: shared, services: make(map[queue.Party][]queue.ServiceID)}
+	p := &modelProcess{t: t, store: s, direct: direct, shared: shared, services: make(map[queue.Party][]queue.ServiceID)}
+	t.Cleanup(p.disconnect)
 	for party, role := range map[queue.Party]queue.Role{queue.PartyRecipient: queue.RoleMessaging, queue.PartyNotifier: queue.RoleNotifier} {
 		for range 3 {
 			p.services[party] = append(p.services[party], fixture{Store: s}.addService(t, role))
@@ -117,6 +125,33 @@ func newModelProcess(t testing.TB, s *store.Store, conn *pgx.Conn, number int, s
 		p.workers = append(p.workers, w)
 	}
 	return p
+}
+
+func (p *modelProcess) disconnect() {
+	if p.conn != nil {
+		_ = p.conn.Close(context.Background()) // nothing depends on how it ends
+		p.conn = nil
+	}
+}
+
+// stored returns what the database has of a queue. While the database is away, it
+// waits.
+func (p *modelProcess) stored(ctx context.Context, id queue.RecipientID) (s modelState, err error) {
+	p.using.Lock()
+	defer p.using.Unlock()
+	for {
+		if p.conn == nil {
+			p.conn, err = store.Connect(ctx, p.direct)
+		}
+		if err == nil {
+			s, err = storedState(ctx, p.conn, id)
+		}
+		if err == nil || ctx.Err() != nil || p.conn != nil && !p.conn.IsClosed() {
+			return s, err
+		}
+		p.disconnect()
+		pause(ctx)
+	}
 }
 
 func (p *modelProcess) newQueue() *modelQueue {
@@ -185,13 +220,13 @@ func (p *modelProcess) run(operations int64) {
 	workers.Wait()
 }
 
-// each does something in all workers.
-func (p *modelProcess) each(f func(*modelWorker)) {
-	var workers sync.WaitGroup
+// verify checks that the store and the database have what the model has.
+func (p *modelProcess) verify() {
 	for _, w := range p.workers {
-		workers.Go(func() { f(w) })
+		for _, q := range w.queues {
+			w.verify(p.t.Context(), q)
+		}
 	}
-	workers.Wait()
 }
 
 // other returns another queue of the worker that is known to be alive and as
@@ -227,7 +262,7 @@ func (w *modelWorker) context() (context.Context, context.CancelFunc) {
 
 // step does an operation.
 func (w *modelWorker) step() {
-	if n := w.p.left.Load(); n%modelFaultInterval == 0 {
+	if w.p.faults != nil && w.p.left.Load()%w.p.every == 0 {
 		select {
 		case w.p.faults <- struct{}{}:
 		default:
@@ -259,7 +294,7 @@ func (w *modelWorker) step() {
 func (w *modelWorker) use(ctx context.Context, q *modelQueue) {
 	switch {
 	case q.gone() && w.rng.IntN(3) > 0:
-		if q.numbered++; q.numbered > 2 && len(q.states) == 1 || q.numbered > 4 && q.doubt == nil {
+		if q.tries++; q.tries > 2 && len(q.states) == 1 || q.tries > 4 && q.doubt == nil {
 			w.p.dropQueue(q)
 			q2 := w.p.newQueue()
 			w.queues[slices.Index(w.queues, q)] = q2
@@ -356,16 +391,14 @@ func (w *modelWorker) resolve(ctx context.Context, q *modelQueue) {
 			i++
 			continue
 		}
-		w.pause()
+		pause(ctx)
 	}
-	w.p.direct.Lock()
-	s, err := storedState(ctx, w.p.conn, q.record.RecipientID)
-	w.p.direct.Unlock()
+	s, err := w.p.stored(ctx, q.record.RecipientID)
 	switch {
 	case err != nil:
 		w.fail("%v", err)
 	case !slices.Contains(q.states, s):
-		w.fail("queue %s is in the database\n%+v\n, want one of\n%+v", q.record.RecipientID, s, q.states)
+		w.fail("%v", q.contradiction("stored is\n%+v, want one of\n%+v", s, q.states))
 	default:
 		q.settle([]modelState{s})
 		w.checkDoubt(q)
@@ -382,6 +415,12 @@ func (w *modelWorker) note(what string, err error) {
 
 func (w *modelWorker) noteOutcome(err error) {
 	c := &w.p.counts
+	if errors.Is(err, store.ErrAway) && !w.p.calm {
+		c.add("database away")
+		w.p.left.Add(1) // it was none
+		pause(w.p.t.Context())
+		return
+	}
 	c.add("operations")
 	switch {
 	case err == nil:
@@ -389,10 +428,6 @@ func (w *modelWorker) noteOutcome(err error) {
 		c.add("refused")
 	case errors.Is(err, context.Canceled):
 		c.add("cancelled")
-	case errors.Is(err, store.ErrAway):
-		c.add("database away")
-		w.p.left.Add(1)
-		w.pause()
 	default:
 		c.add("failed")
 	}
@@ -402,12 +437,12 @@ func (w *modelWorker) noteOutcome(err error) {
 }
 
 // pause lets the database come back.
-func (w *modelWorker) pause() {
+func pause(ctx context.Context) {
 	timer := time.NewTimer(2 * time.Millisecond)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-	case <-w.p.t.Context().Done():
+	case <-ctx.Done():
 	}
 }
 
@@ -450,6 +485,7 @@ func (w *modelWorker) administer() {
 		return
 	}
 	w.p.counts.add("administrative changes")
+	q.remember("administrative change to "+call.Status, reason, nil)
 	w.awaitAdmin(q, reason)
 }
 
@@ -459,15 +495,13 @@ func (w *modelWorker) awaitAdmin(q *modelQueue, reason string) {
 	defer cancel()
 	admin := q.admin
 	for {
-		w.p.direct.Lock()
-		stored, err := storedState(ctx, w.p.conn, q.record.RecipientID)
-		w.p.direct.Unlock()
+		stored, err := w.p.stored(ctx, q.record.RecipientID)
 		if err != nil {
 			w.fail("%v", err)
 			return
 		}
 		if reason == "" && stored != admin(stored) {
-			w.fail("queue %s: an administrative change was reported, but not made: %+v", q.record.RecipientID, stored)
+			w.fail("%v", q.contradiction("an administrative change was reported, but not made:\n%+v", stored))
 			return
 		}
 		handle, err := w.p.store.QueueByRecipient(ctx, q.record.RecipientID)
@@ -479,9 +513,9 @@ func (w *modelWorker) awaitAdmin(q *modelQueue, reason string) {
 			}
 		}
 		switch {
-		case (err == nil || reasonOf(err) == errGone) && seen.view == stored.view:
+		case (err == nil || errors.Is(reasonOf(err), errGone)) && seen.view == stored.view:
 			if !slices.Contains(q.states, stored) {
-				w.fail("queue %s is in the database\n%+v\n, want one of\n%+v", q.record.RecipientID, stored, q.states)
+				w.fail("%v", q.contradiction("stored is\n%+v, want one of\n%+v", stored, q.states))
 			}
 			q.admin = nil
 			q.settle([]modelState{stored})
@@ -491,11 +525,11 @@ func (w *modelWorker) awaitAdmin(q *modelQueue, reason string) {
 			w.checkDoubt(q)
 			return
 		case ctx.Err() != nil:
-			w.fail("queue %s: an administrative change is not seen: %v, %+v, but stored is\n%+v", q.record.RecipientID, err, seen, stored)
+			w.fail("%v", q.contradiction("an administrative change is not seen: %v, %+v, but stored is\n%+v", err, seen, stored))
 			return
 		}
 		w.p.counts.add("waits for an administrative change")
-		w.pause()
+		pause(ctx)
 	}
 }
 
@@ -715,13 +749,13 @@ func testModel(t *testing.T, seed uint64, operations, cacheSize int64) {
 		shared = append(shared, fixture{Store: s}.add(t, newRecord()).ID())
 		told.Shared = append(told.Shared, shared[len(shared)-1].String())
 	}
-	p := newModelProcess(t, s, pgtest.Conn(t, direct.DSN), 0, seed, shared)
+	p := newModelProcess(t, s, direct, 0, seed, shared)
 	second := startModelChild(t, told)
 
 	second.await(t, "ready")
 
 	faults := make(chan struct{}, 1)
-	p.faults, p.admin = faults, second.administer
+	p.faults, p.every, p.admin = faults, 200, second.administer
 	stop := injectFaults(t, direct.DSN, network, seed, faults, &p.counts)
 	p.run(operations * 9 / 20)
 	second.await(t, "done")
@@ -740,11 +774,7 @@ func testModel(t *testing.T, seed uint64, operations, cacheSize int64) {
 	})
 	p.faults, p.admin, p.calm = nil, nil, true
 	second.tell(t, "verify")
-	p.each(func(w *modelWorker) {
-		for _, q := range w.queues {
-			w.verify(t.Context(), q)
-		}
-	})
+	p.verify()
 	theirs := second.report(t)
 	second.close(t)
 
@@ -760,11 +790,7 @@ func testModel(t *testing.T, seed uint64, operations, cacheSize int64) {
 	if n := network.transactions.Load() - transactions; n != 0 {
 		t.Errorf("%d transactions to return numbers that are known", n)
 	}
-	p.each(func(w *modelWorker) {
-		for _, q := range w.queues {
-			w.verify(t.Context(), q)
-		}
-	})
+	p.verify()
 	ours := p.report()
 	checkShared(t, conn, shared, ours, theirs)
 	f.wantSound(t, len(shared)+len(ours.Live)+len(theirs.Live))
@@ -856,9 +882,7 @@ func injectFaults(t testing.TB, dsn string, network *proxy, seed uint64, due <-c
 	return func() {
 		cancel()
 		wg.Wait()
-		network.mu.Lock()
-		network.cuts = nil
-		network.mu.Unlock()
+		network.forget()
 		network.restore(t)
 	}
 }
@@ -1011,7 +1035,9 @@ func runModelChild(t *testing.T) {
 	}
 	s := openStore(t, store.Options{Config: config, CacheSize: told.CacheSize, Quota: modelQuota})
 	admin := openStore(t, store.Options{Config: config, Admin: "model"})
-	p := newModelProcess(t, s, pgtest.Conn(t, told.Direct), 1, told.Seed, shared)
+	direct := config
+	direct.DSN, direct.Application = told.Direct, "smpq test"
+	p := newModelProcess(t, s, direct, 1, told.Seed, shared)
 	var sending sync.Mutex
 	reply := func(r modelReply) {
 		sending.Lock()
@@ -1036,11 +1062,7 @@ func runModelChild(t *testing.T) {
 		case "admin":
 			tasks.Go(func() { reply(modelReply{Number: r.Number, Verb: "admin", Reason: changeAsAdmin(t, admin, r.Admin)}) })
 		case "verify":
-			p.each(func(w *modelWorker) {
-				for _, q := range w.queues {
-					w.verify(t.Context(), q)
-				}
-			})
+			p.verify()
 			reply(modelReply{Verb: "report", Report: p.report()})
 		}
 	}
@@ -1055,25 +1077,19 @@ func changeAsAdmin(t testing.TB, s *store.Store, call adminCall) (reason string)
 	}
 	q, err := s.QueueByRecipient(t.Context(), queue.RecipientID{EntityID: id})
 	if err == nil {
-		var status queue.Status
-		switch {
+		switch status, _ := queue.ParseStatus(call.Status); {
 		case call.Status == "":
 			_, err = s.DeleteQueue(t.Context(), q)
+		case status.State == queue.Blocked:
+			err = s.BlockQueue(t.Context(), q, status.Blocking)
 		default:
-			if status, err = queue.ParseStatus(call.Status); err != nil {
-				t.Error(err)
-			}
-			if status.State == queue.Blocked {
-				err = s.BlockQueue(t.Context(), q, status.Blocking)
-			} else {
-				err = s.UnblockQueue(t.Context(), q)
-			}
+			err = s.UnblockQueue(t.Context(), q)
 		}
 	}
 	switch {
 	case err == nil:
 		return ""
-	case reasonOf(err) == errGone:
+	case errors.Is(reasonOf(err), errGone):
 		return "gone"
 	case store.CodeOf(err) != store.CodeStore:
 		return fmt.Sprint("a wrong error: ", err)

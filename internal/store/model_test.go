@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -150,7 +151,7 @@ func onLive(apply func(*modelState) answer) func(modelState) (modelState, answer
 		}
 		next := s
 		a := apply(&next)
-		if _, refused := a.(error); refused && a != error(store.ErrQuota) {
+		if reason, refused := a.(error); refused && !errors.Is(reason, store.ErrQuota) {
 			next = s
 		}
 		return next, a
@@ -161,11 +162,12 @@ func onLive(apply func(*modelState) answer) func(modelState) (modelState, answer
 // watch.
 type modelQueue struct {
 	// Those of the worker.
-	states   []modelState                // one, unless an operation ended without an answer
-	doubt    *doubt                      // nil: no such operation
-	handle   *store.Queue                // nil: not looked up
-	admin    func(modelState) modelState // what another process is about to do; nil: nothing
-	numbered int                         // of the next message
+	states  []modelState                // one, unless an operation ended without an answer
+	doubt   *doubt                      // nil: no such operation
+	handle  *store.Queue                // nil: not looked up
+	admin   func(modelState) modelState // what another process is about to do; nil: nothing
+	tries   int                         // to add it
+	history []string                    // the last operations with their outcomes
 
 	mu     sync.Mutex // guards the rest
 	record queue.Record
@@ -294,9 +296,39 @@ func idOf(v *store.View, by store.By) smp.EntityID {
 	return smp.EntityID{}
 }
 
+// historyLength is how many operations are remembered, to be told of when there is
+// a contradiction.
+const historyLength = 20
+
+// remember notes an operation and what came of it.
+func (q *modelQueue) remember(what string, a answer, err error) {
+	if errors.Is(err, store.ErrAway) {
+		return // nothing was sent
+	}
+	if len(q.history) == historyLength {
+		q.history = slices.Delete(q.history, 0, 1)
+	}
+	line := time.Now().Format("15:04:05.000000 ") + what
+	if err != nil {
+		line += ": " + err.Error()
+		if store.Certain(err) {
+			line += " (certain)"
+		}
+	} else {
+		line += fmt.Sprintf(": %x", a)
+	}
+	q.history = append(q.history, line)
+}
+
+// contradiction returns an error that tells what is wrong and how it came to it.
+func (q *modelQueue) contradiction(format string, args ...any) error {
+	return fmt.Errorf("queue %s: %s\n%s", q.record.RecipientID, fmt.Sprintf(format, args...), strings.Join(q.history, "\n"))
+}
+
 // conclude draws the conclusions from what an operation returned. The error is a
 // contradiction to the model.
 func (q *modelQueue) conclude(op *modelOp, a answer, err error) error {
+	q.remember(op.name, a, err)
 	cause := err
 	if reason := reasonOf(err); reason != nil {
 		a, err = reason, nil
@@ -313,11 +345,11 @@ func (q *modelQueue) conclude(op *modelOp, a answer, err error) error {
 			wanted = append(wanted, want)
 		}
 		if len(possible) == 0 {
-			return fmt.Errorf("queue %s: %s returned %+v (%v), want one of %+v", q.record.RecipientID, op.name, a, cause, wanted)
+			return q.contradiction("%s returned %+v, want one of %+v", op.name, a, wanted)
 		}
 		q.settle(possible)
 	case store.CodeOf(err) != store.CodeStore:
-		return fmt.Errorf("queue %s: %s: code %s: %w", q.record.RecipientID, op.name, store.CodeOf(err), err)
+		return q.contradiction("%s: code %s", op.name, store.CodeOf(err))
 	case store.Certain(err) && !op.vague:
 		q.settle(q.states)
 	default:
@@ -422,12 +454,12 @@ func newState(r *queue.Record) modelState {
 func (s *modelState) write(m modelMessages) answer {
 	size := s.messages.size()
 	if s.full && size > 0 {
-		return error(store.ErrQuota)
+		return store.ErrQuota
 	}
 	s.full = m.kind() == marker || size >= modelQuota
 	if s.full {
 		s.messages += newModelMessage(m.number(), marker)
-		return error(store.ErrQuota)
+		return store.ErrQuota
 	}
 	s.messages += m
 	return store.Written{WasEmpty: size == 0}
@@ -459,4 +491,3 @@ func (s *modelState) expire() answer {
 	s.full = s.full && !s.messages.empty()
 	return n
 }
-
