@@ -381,7 +381,9 @@ func TestLateCommit(t *testing.T) {
 	})
 	was := view(t, seen)
 	f.exec(t, "commit")
-	f.exec(t, "select 1 from msg_queues for update") // waits for whoever else waited
+	eventually(t, "nobody is at work any more", func() bool {
+		return f.number(t, "select count(*) from pg_stat_activity where datname = current_database() and state = 'active'") == 1
+	})
 	stored, err := f.stored(t, r.RecipientID)
 	if err != nil {
 		t.Fatal(err)
