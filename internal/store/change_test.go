@@ -372,6 +372,7 @@ func TestLateCommit(t *testing.T) {
 	if err := <-answer; store.CodeOf(err) != store.CodeStore || store.Certain(err) {
 		t.Fatalf("a broken connection: %v", err)
 	}
+	f.waitForLocks(t, 1) // still
 	p.restore(t)
 	var seen *store.Queue
 	eventually(t, "the database is back", func() bool {
