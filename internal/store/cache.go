@@ -452,6 +452,16 @@ func (c *cache) invalidate(id queue.RecipientID) {
 	}
 }
 
+// doubt is invalidate for a queue that need not be in memory by its id any more:
+// what was read of it until now may be out of date.
+func (c *cache) doubt(q *Queue) {
+	sh := c.shardOf(q.id)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	sh.changes.Add(1)
+	q.epoch.Store(stale)
+}
+
 // invalidateAll makes all records stale: other processes may have changed any
 // row.
 func (c *cache) invalidateAll() { c.epoch.Add(1) }

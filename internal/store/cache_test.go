@@ -377,3 +377,50 @@ func BenchmarkCachedMemory(b *testing.B) {
 		runtime.KeepAlive(s)
 	}
 }
+
+// A row that was read before the outcome of a change became doubtful is not taken
+// for the present one.
+func TestAdoptDoubtful(t *testing.T) {
+	c := newCache(1 << 20)
+	v := numberedView(0)
+	q := c.adopted(t, v)
+	since := c.snapshot()
+	c.doubt(q)
+	if c.adopt(&v, &since, false); c.fresh(q) {
+		t.Error("adopted")
+	}
+}
+
+// A changed or deleted queue leaves nothing under the ids that it had.
+//
+// contract: QS-11
+func TestIndexesFollow(t *testing.T) {
+	c := newCache(1 << 20)
+	v := numberedView(0)
+	q := c.adopted(t, v)
+	entries := func(x *index) (n int) {
+		for i := range x {
+			n += len(x[i].queues)
+		}
+		return n
+	}
+	check := func(step string, senders, notifiers int) {
+		t.Helper()
+		if s, n := entries(&c.senders), entries(&c.notifiers); s != senders || n != notifiers {
+			t.Errorf("%s: %d senders, %d notifiers, want %d, %d", step, s, n, senders, notifiers)
+		}
+	}
+	check("added", 1, 1)
+	changed := v
+	changed.Notifier.ID = queue.NotifierID{EntityID: numberedView(1).Notifier.ID.EntityID}
+	c.publish(q, &changed)
+	check("another notifier", 1, 1)
+	changed.Notifier = queue.Notifier{}
+	c.publish(q, &changed)
+	check("no notifier", 1, 0)
+	c.publish(q, nil)
+	check("deleted", 0, 0)
+	if s := c.stats(); s.Queues != 0 || s.Bytes != 0 {
+		t.Errorf("deleted: %+v", s)
+	}
+}

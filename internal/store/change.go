@@ -35,7 +35,7 @@ func (s *Store) AddQueue(ctx context.Context, r *queue.Record) (*Queue, error) {
 	if q := s.cache.adopt(&v, &since, true); q != nil {
 		return q, nil
 	}
-	q, err := s.findStored(ctx, lookup{ByRecipient, r.RecipientID.EntityID})
+	q, err := s.findStored(context.WithoutCancel(ctx), lookup{ByRecipient, r.RecipientID.EntityID})
 	return q, s.failed(op, err)
 }
 
@@ -99,8 +99,7 @@ func (h held) change(ctx context.Context, op string, refused error, decide func(
 	if err != nil {
 		counted.failed(err)
 		if !certain(err) {
-			// The next caller sees which it was.
-			q.epoch.Store(stale)
+			s.uncertain(q)
 		}
 		return taken(err)
 	}
@@ -117,18 +116,29 @@ func (h held) change(ctx context.Context, op string, refused error, decide func(
 	return nil
 }
 
+// uncertain is for a queue whose row may have been changed or not: the next caller
+// sees which it was. Sessions of a pooler cannot be ended: there, the change may be
+// made later, until the server's limit of time ends it.
+func (s *Store) uncertain(q *Queue) {
+	s.cache.doubt(q)
+	if s.o.Pooled {
+		time.AfterFunc(serverLimit(interactiveTimeout), func() { s.invalidate(q.id) })
+	}
+}
+
 // unchanged finds out why a row was not changed: it was refused, or the record
 // was not what the row is. The caller's context does not matter any more.
 func (h held) unchanged(ctx context.Context, refused error) error {
 	q := h.queues[0]
 	before := q.record.Load()
-	q.epoch.Store(stale)
+	h.s.cache.doubt(q)
 	if err := h.reload(context.WithoutCancel(ctx)); err != nil {
 		return err
 	}
 	if after := q.record.Load(); refused != nil && after != nil && *after == *before {
 		return refused
 	}
+	h.s.counts.doubt() // it was counted for what it was not
 	return ErrStale
 }
 
@@ -141,7 +151,7 @@ func (s *Store) SecureQueue(ctx context.Context, q *Queue, key smp.PublicKey) er
 			return nil, nil
 		case smp.PublicKey{}:
 			v.SenderKey = key
-			return &change{set: "sender_key = $2", args: []any{key}, log: &storelog.Secure{ID: q.id, Key: key}}, nil
+			return &change{set: "sender_key = $2", where: "(sender_key is null or sender_key = $2)", args: []any{key}, log: &storelog.Secure{ID: q.id, Key: key}}, nil
 		}
 		return nil, ErrRefused
 	})

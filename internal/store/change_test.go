@@ -393,3 +393,21 @@ func TestLateCommit(t *testing.T) {
 		t.Errorf("seen: %s, then in the database: %s", was.Status, stored.Status)
 	}
 }
+
+// A queue that another process has secured keeps its key, even if this one has not
+// heard of it.
+//
+// contract: QS-12
+func TestSecuredElsewhere(t *testing.T) {
+	eachCache(t, func(t *testing.T, f fixture) {
+		r := newRecord()
+		q := f.add(t, r)
+		r.SenderKey = randomKey()
+		f.exec(t, "update msg_queues set sender_key = $1", r.SenderKey)
+		wantError(t, f.SecureQueue(t.Context(), q, randomKey()), store.CodeAuth, store.ErrStale)
+		wantView(t, f.wantFound(t, r), r)
+		if err := f.SecureQueue(t.Context(), q, r.SenderKey); err != nil {
+			t.Error(err)
+		}
+	})
+}

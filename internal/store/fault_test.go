@@ -134,12 +134,16 @@ func (s *privateServer) database(t testing.TB) store.Config {
 	return c
 }
 
-// processes returns the processes of the server, that of the postmaster first.
+// processes returns the processes of the server, that of the postmaster first. It
+// stops that one from starting more until it gets SIGCONT.
 func (s *privateServer) processes(t testing.TB) []int {
 	t.Helper()
 	status, err := pglocal.Inspect(t.Context(), s.dir)
 	if err != nil || status.PID == 0 {
 		t.Fatalf("the server does not run: %+v, %v", status, err)
+	}
+	if err := syscall.Kill(status.PID, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
 	}
 	all := []int{status.PID}
 	files, err := filepath.Glob("/proc/[0-9]*/stat")
@@ -386,7 +390,13 @@ func (d fileLimit) free(t testing.TB, s *privateServer) {
 
 func (d fileLimit) limit(t testing.TB, s *privateServer, size string) {
 	t.Helper()
-	for i, pid := range s.processes(t) {
+	processes := s.processes(t)
+	defer func() {
+		if err := syscall.Kill(processes[0], syscall.SIGCONT); err != nil {
+			t.Error(err)
+		}
+	}()
+	for i, pid := range processes {
 		cmd := exec.CommandContext(t.Context(), "prlimit", "--pid", strconv.Itoa(pid), "--fsize="+size+":")
 		if os.Geteuid() == 0 {
 			// Even root may have to be who runs the server.

@@ -69,7 +69,7 @@ func newLane(ctx context.Context, o Options, size int, timeout time.Duration) (*
 	l := &lane{timeout: timeout}
 	// The client gives up first, and cancels the statement. The server does if that
 	// does not get through.
-	limit := 2 * timeout
+	limit := serverLimit(timeout)
 	if o.Pooled {
 		// Prepared statements belong to a session.
 		cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
@@ -104,6 +104,9 @@ func newLane(ctx context.Context, o Options, size int, timeout time.Duration) (*
 	}
 	return l, nil
 }
+
+// serverLimit is the server's limit for a statement of a lane with a timeout.
+func serverLimit(timeout time.Duration) time.Duration { return 2 * timeout }
 
 // acquire takes a connection, and waits for one if all are in use. It fails at
 // once while the database cannot be reached.

@@ -495,7 +495,7 @@ func (w *modelWorker) awaitAdmin(q *modelQueue, reason string) {
 	defer cancel()
 	admin := q.admin
 	for {
-		stored, err := w.p.stored(ctx, q.record.RecipientID)
+		stored, err := w.p.stored(w.p.t.Context(), q.record.RecipientID)
 		if err != nil {
 			w.fail("%v", err)
 			return

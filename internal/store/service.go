@@ -152,6 +152,7 @@ func (s *Store) setServices(ctx context.Context, queues []*Queue, party queue.Pa
 				set, err = pgx.CollectRows(rows, pgx.RowTo[queue.RecipientID])
 				return err
 			})
+		s.announce(b, "set service", ids...)
 	})
 	counted.failed(err)
 	if err != nil && certain(err) {
@@ -165,10 +166,13 @@ func (s *Store) setServices(ctx context.Context, queues []*Queue, party queue.Pa
 		switch v := views[q.id]; {
 		case v == nil:
 		case err != nil, !done[q.id]:
-			q.epoch.Store(stale)
-			if err == nil {
-				results[q] = ErrStale
+			if err != nil {
+				s.uncertain(q)
+				continue
 			}
+			s.cache.doubt(q)
+			s.counts.doubt()
+			results[q] = ErrStale
 		default:
 			was, _ := q.View()
 			s.cache.publish(q, v)
