@@ -17,9 +17,12 @@ import (
 func (s *Store) AddQueue(ctx context.Context, r *queue.Record) (*Queue, error) {
 	op := "add queue " + r.RecipientID.String()
 	since := s.cache.snapshot()
-	counted := s.counts.begin()
+	counted, err := s.counts.begin(ctx)
+	if err != nil {
+		return nil, s.failed(op, err)
+	}
 	defer counted.end()
-	err := s.work.write(ctx, func(b *pgx.Batch) {
+	err = s.work.write(ctx, func(b *pgx.Batch) {
 		b.Queue("insert into "+s.schema.table("msg_queues")+" ("+names(queueColumns, "")+") values ("+placeholders(len(queueColumns))+")",
 			arguments(queueColumns, r)...)
 		s.announce(b, "add", r.RecipientID)
@@ -86,7 +89,10 @@ func (h held) change(ctx context.Context, op string, refused error, decide func(
 	if c == nil || err != nil {
 		return err
 	}
-	counted := s.counts.begin()
+	counted, err := s.counts.begin(ctx)
+	if err != nil {
+		return err
+	}
 	defer counted.end()
 	var rows int64
 	err = s.work.write(ctx, func(b *pgx.Batch) {

@@ -2,7 +2,9 @@ package store
 
 import (
 	"context"
+	"fmt"
 	"sync"
+	"time"
 
 	"github.com/smpq/smpq/internal/queue"
 )
@@ -39,7 +41,7 @@ func (s *Store) countEntities(ctx context.Context) (e Entities, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.bulk.timeout)
 	defer cancel()
 	err = Snapshot(ctx, conn.Conn(), func(q Querier) error {
-		if err := s.counts.restart(func() error {
+		if err := s.counts.restart(ctx, func(ctx context.Context) error {
 			_, err := q.Exec(ctx, "select 1")
 			return err
 		}); err != nil {
@@ -58,14 +60,17 @@ func (s *Store) countEntities(ctx context.Context) (e Entities, err error) {
 type counters struct {
 	turn chan struct{} // has one element while somebody counts; its capacity is 1
 
-	// Whoever changes queues holds it for reading until the change is counted;
-	// so between two changes there is a moment at which to begin to count.
-	changes sync.RWMutex
+	mu sync.Mutex // guards the rest
 
-	mu       sync.Mutex // guards the rest
-	known    bool       // numbers is complete
-	doubtful bool       // others have changed something since the count began
-	numbers  Entities   // of all, or of what was changed since the count began
+	// A count begins at a moment at which no change is under way: those that come
+	// wait until those that are there have been counted.
+	changes int           // under way
+	drained chan struct{} // closed when there are none; nil: nobody waits for it
+	pause   chan struct{} // closed when changes may go on; nil: they may
+
+	known    bool     // numbers is complete
+	doubtful bool     // others have changed something since the count began
+	numbers  Entities // of all, or of what was changed since the count began
 }
 
 // get returns the numbers, if they are known.
@@ -75,15 +80,37 @@ func (c *counters) get() (Entities, bool) {
 	return c.numbers, c.known && !c.doubtful
 }
 
+// pauseLimit bounds how long changes wait for a count to begin: for those under
+// way, and then for the database.
+const pauseLimit = time.Second
+
 // restart begins a count: see is to see all changes made before, and none made
 // after.
-func (c *counters) restart(see func() error) error {
-	c.changes.Lock()
-	defer c.changes.Unlock()
+func (c *counters) restart(ctx context.Context, see func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, pauseLimit)
+	defer cancel()
+	c.mu.Lock()
+	c.pause, c.drained = make(chan struct{}), make(chan struct{})
+	drained := c.drained
+	if c.changes == 0 {
+		close(drained)
+	}
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		close(c.pause)
+		c.pause, c.drained = nil, nil
+	}()
+	select {
+	case <-drained:
+	case <-ctx.Done():
+		return fmt.Errorf("wait for changes that are under way: %w", ctx.Err())
+	}
 	c.mu.Lock()
 	c.numbers, c.known, c.doubtful = Entities{}, false, false
 	c.mu.Unlock()
-	return see()
+	return see(ctx)
 }
 
 // add ends a count.
@@ -105,12 +132,34 @@ func (c *counters) doubt() {
 // A counting is a change that is to be counted.
 type counting struct{ c *counters }
 
-func (c *counters) begin() counting {
-	c.changes.RLock()
-	return counting{c}
+// begin waits while a count begins. The caller ends what it returns.
+func (c *counters) begin(ctx context.Context) (counting, error) {
+	for {
+		c.mu.Lock()
+		pause := c.pause
+		if pause == nil {
+			c.changes++
+		}
+		c.mu.Unlock()
+		if pause == nil {
+			return counting{c}, nil
+		}
+		select {
+		case <-pause:
+		case <-ctx.Done():
+			return counting{}, &unsentError{ctx.Err()}
+		}
+	}
 }
 
-func (n counting) end() { n.c.changes.RUnlock() }
+func (n counting) end() {
+	n.c.mu.Lock()
+	defer n.c.mu.Unlock()
+	n.c.changes--
+	if n.c.changes == 0 && n.c.drained != nil {
+		close(n.c.drained)
+	}
+}
 
 // moved counts that a queue that was like one view is like another now; nil is a
 // queue that is not there.

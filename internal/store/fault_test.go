@@ -3,6 +3,8 @@ package store_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -145,15 +147,17 @@ func (s *privateServer) processes(t testing.TB) []int {
 	if err := syscall.Kill(status.PID, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, "the server stands still", func() bool {
+		state, _ := processState(t, fmt.Sprintf("/proc/%d/stat", status.PID))
+		return state == "T"
+	})
 	all := []int{status.PID}
 	files, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, file := range files {
-		stat, _ := os.ReadFile(file) // of a process that may have ended
-		_, rest, _ := strings.Cut(string(stat), ") ")
-		if fields := strings.Fields(rest); len(fields) > 1 && fields[1] == strconv.Itoa(status.PID) {
+		if _, parent := processState(t, file); parent == strconv.Itoa(status.PID) {
 			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
 			if err != nil {
 				t.Fatal(err)
@@ -162,6 +166,22 @@ func (s *privateServer) processes(t testing.TB) []int {
 		}
 	}
 	return all
+}
+
+// processState reads from a file of /proc what a process does and who started it:
+// nothing if it has ended.
+func processState(t testing.TB, file string) (state, parent string) {
+	t.Helper()
+	stat, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ESRCH) {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	fields := strings.Fields(rest)
+	if len(fields) < 2 {
+		return "", ""
+	}
+	return fields[0], fields[1]
 }
 
 // kill kills all processes of the server at once.
@@ -324,7 +344,8 @@ func newSmallDisk(t testing.TB) disk {
 		t.Fatalf("mount a small disk: %v", err)
 	}
 	t.Cleanup(func() {
-		if err := syscall.Unmount(d.dir, 0); err != nil {
+		// A process of the server may not have ended quite.
+		if err := syscall.Unmount(d.dir, syscall.MNT_DETACH); err != nil {
 			t.Error(err)
 		}
 	})

@@ -30,7 +30,10 @@ func (s *Store) Service(ctx context.Context, sv queue.Service) (queue.ServiceID,
 	}
 	err = s.work.read(ctx, find)
 	if errors.Is(err, pgx.ErrNoRows) {
-		counted := s.counts.begin()
+		var counted counting
+		if counted, err = s.counts.begin(ctx); err != nil {
+			return queue.ServiceID{}, s.failed(op, err)
+		}
 		defer counted.end()
 		err = s.work.write(ctx, func(b *pgx.Batch) {
 			b.Queue("insert into "+s.schema.table("services")+" ("+names(serviceColumns, "")+") values ("+placeholders(len(serviceColumns))+
@@ -142,7 +145,10 @@ func (s *Store) setServices(ctx context.Context, queues []*Queue, party queue.Pa
 		return nil
 	}
 	column, where := serviceColumn(party)
-	counted := s.counts.begin()
+	counted, err := s.counts.begin(ctx)
+	if err != nil {
+		return err
+	}
 	defer counted.end()
 	var set []queue.RecipientID
 	err = s.work.write(ctx, func(b *pgx.Batch) {
