@@ -50,7 +50,9 @@ func newLoad(t testing.TB, direct store.Config, dsn string) *load {
 			t.Logf("%s=%d chooses the same operations again", seedVariable, seed)
 		}
 	})
-	return &load{fixture: f, p: newModelProcess(t, s, direct, 0, seed, shared), done: make(chan struct{})}
+	l := &load{fixture: f, p: newModelProcess(t, s, direct, 0, seed, shared), done: make(chan struct{})}
+	t.Cleanup(l.end)
+	return l
 }
 
 // start begins the work. A fault is due after so many operations each time.
@@ -62,7 +64,7 @@ func (l *load) start(operations, every int64) {
 	})
 }
 
-// fault waits until a fault is due.
+// fault waits until a fault is due: there is work before and after it.
 func (l *load) fault(t testing.TB) {
 	t.Helper()
 	select {
@@ -72,11 +74,20 @@ func (l *load) fault(t testing.TB) {
 	}
 }
 
-// check waits for the end of the work and checks that nothing that was
+// end ends the work.
+func (l *load) end() {
+	l.p.left.Store(0)
+	l.wg.Wait()
+}
+
+// endless is the number of operations for work that goes on until check.
+const endless = 1 << 40
+
+// check ends the work and checks that nothing that was
 // acknowledged is lost, and nothing is there twice.
 func (l *load) check(t testing.TB) {
 	t.Helper()
-	l.wg.Wait()
+	l.end()
 	l.p.verify()
 	l.conn = l.connect(t)
 	report := l.p.report()
@@ -200,7 +211,7 @@ func TestServerIsKilled(t *testing.T) {
 	server := newPrivateServer(t, folder(t), nil)
 	config := server.database(t)
 	l := newLoad(t, config, config.DSN)
-	l.start(3000, 700)
+	l.start(endless, 600)
 	for range 3 {
 		l.fault(t)
 		server.kill(t)
@@ -221,6 +232,7 @@ func TestServerIsKilled(t *testing.T) {
 		server.leave(t)
 		server.start(t)
 	}
+	l.fault(t) // the work goes on
 	l.check(t)
 	for _, outcome := range []string{"database away", "outcome not known"} {
 		if l.p.counts.get(outcome) == 0 {
@@ -285,14 +297,17 @@ func TestFullDisk(t *testing.T) {
 			}
 			probe := l.add(t, newRecord())
 			large := func() error {
-				m := queue.Message{ID: queue.MessageID{EntityID: randomID()}, Body: randomBytes(1900)}
-				_, err := l.WriteMessage(t.Context(), probe.ID(), m)
+				head, err := l.PeekMessage(t.Context(), probe.ID())
+				if err == nil && head != nil {
+					_, err = l.DeleteMessage(t.Context(), probe.ID(), head.ID)
+				}
 				if err == nil {
-					_, err = l.DeleteMessage(t.Context(), probe.ID(), m.ID)
+					m := queue.Message{ID: queue.MessageID{EntityID: randomID()}, Body: randomBytes(1900)}
+					_, err = l.WriteMessage(t.Context(), probe.ID(), m)
 				}
 				return err
 			}
-			l.start(6000, 1000)
+			l.start(endless, 800)
 			for range 2 {
 				l.fault(t)
 				disk.fill(t, server, conn)
@@ -306,7 +321,8 @@ func TestFullDisk(t *testing.T) {
 				disk.free(t, server)
 				eventually(t, "there is room again", func() bool { return large() == nil })
 			}
-			l.wg.Wait()
+			l.fault(t) // the work goes on
+			l.end()
 			if _, err := l.DeleteQueue(t.Context(), probe); err != nil {
 				t.Fatal(err)
 			}
