@@ -356,6 +356,31 @@ func TestDatabaseError(t *testing.T) {
 //
 // contract: QS-02
 func TestLateCommit(t *testing.T) {
+	for name, see := range map[string]func(s fixture, id queue.RecipientID) (queue.Status, error){
+		"look-up": func(s fixture, id queue.RecipientID) (queue.Status, error) {
+			q, err := s.QueueByRecipient(context.Background(), id)
+			if err != nil {
+				return queue.Status{}, err
+			}
+			v, err := q.View()
+			return v.Status, err
+		},
+		"bulk": func(s fixture, _ queue.RecipientID) (status queue.Status, err error) {
+			for row, err := range s.All(context.Background()) {
+				if err != nil {
+					return status, err
+				}
+				status = row.Status
+			}
+			return status, nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) { testLateCommit(t, see) })
+	}
+}
+
+func testLateCommit(t *testing.T, see func(s fixture, id queue.RecipientID) (queue.Status, error)) {
+	t.Helper()
 	f := newFixture(t, 0)
 	p := newProxy(t, f.config.DSN)
 	through := f.config
@@ -374,13 +399,12 @@ func TestLateCommit(t *testing.T) {
 	}
 	f.waitForLocks(t, 1) // still
 	p.restore(t)
-	var seen *store.Queue
+	var was queue.Status
 	eventually(t, "the database is back", func() bool {
 		var err error
-		seen, err = s.QueueByRecipient(t.Context(), r.RecipientID)
+		was, err = see(s, r.RecipientID)
 		return err == nil
 	})
-	was := view(t, seen)
 	f.exec(t, "commit")
 	eventually(t, "nobody is at work any more", func() bool {
 		return f.number(t, "select count(*) from pg_stat_activity where datname = current_database() and state = 'active'") == 1
@@ -389,8 +413,8 @@ func TestLateCommit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if was.Status != stored.Status {
-		t.Errorf("seen: %s, then in the database: %s", was.Status, stored.Status)
+	if was != stored.Status {
+		t.Errorf("seen: %s, then in the database: %s", was, stored.Status)
 	}
 }
 

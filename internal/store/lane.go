@@ -274,7 +274,7 @@ func (o *orphans) end(ctx context.Context, conn *pgx.Conn) error {
 	if len(pids) == 0 {
 		return nil
 	}
-	const these = " from pg_stat_activity where pid = any ($1::bigint[]) and application_name = $2 and pid <> pg_backend_pid()"
+	const these = " from pg_stat_activity where pid = any ($1::bigint[]) and application_name = $2 and usename = session_user and pid <> pg_backend_pid()"
 	_, err := conn.Exec(ctx, "select pg_terminate_backend(pid, $3)"+these, pids, o.application, orphanTimeout.Milliseconds())
 	left := 0
 	if err == nil {

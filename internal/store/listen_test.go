@@ -24,7 +24,7 @@ const patience = 20 * time.Second
 // eventually waits until something is so.
 func eventually(t testing.TB, what string, is func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	ticks := time.NewTicker(5 * time.Millisecond)
 	defer ticks.Stop()

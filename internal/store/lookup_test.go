@@ -424,7 +424,7 @@ func TestJoinedLookUpOfHurriedCaller(t *testing.T) {
 			t.Errorf("with time: %v", err)
 		}
 	})
-	awaitTrue(t, func() bool { return f.CacheStats().LoadsJoined > joined })
+	eventually(t, "one look-up joins the other", func() bool { return f.CacheStats().LoadsJoined > joined })
 	<-hurried
 	f.exec(t, "commit")
 	wg.Wait()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -274,10 +275,7 @@ func (w *modelWorker) readNotifierService(q *modelQueue) *modelOp {
 			case len(unknown) > 0 || len(services) != 1:
 				return "more or less than one answer", nil
 			}
-			for service := range services {
-				return service, nil
-			}
-			panic("unreachable")
+			return slices.Collect(maps.Keys(services))[0], nil
 		},
 	}
 }

@@ -109,6 +109,7 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 	if s.bulk, err = newLane(ctx, o, bulkConnections, bulkTimeout); err != nil {
 		return nil, err
 	}
+	s.bulk.orphans = s.work.orphans // what one lane began concerns what the other reads
 	if o.Admin != "" {
 		if err = s.openAudit(ctx); err != nil {
 			return nil, err

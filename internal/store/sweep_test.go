@@ -142,7 +142,7 @@ func TestCountingDelaysNobody(t *testing.T) {
 	f.waitForLocks(t, 1)
 	wg.Go(func() { _, _ = f.Entities(t.Context()) })
 	watching := fixture{conn: pgtest.Conn(t, f.config.DSN)}
-	awaitTrue(t, func() bool {
+	eventually(t, "the count begins", func() bool {
 		return watching.number(t, "select count(*) from pg_stat_activity where datname = current_database() and state = 'idle in transaction' and query like 'begin isolation%'") == 1
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)

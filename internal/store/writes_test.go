@@ -61,7 +61,7 @@ func (c *calls) start(t testing.TB, f fixture, n int, name string, call func() e
 		}
 		c.errs[name] = err
 	})
-	awaitTrue(t, func() bool { return f.Waiting() == n })
+	eventually(t, "so many requests wait", func() bool { return f.Waiting() == n })
 }
 
 // err returns the error of a call, and whether there is an answer yet.
@@ -292,7 +292,7 @@ func TestBadRequestKeepsOrder(t *testing.T) {
 	c.start(t, f, 1, "first", write(newMessage(1, "wait")))
 	c.start(t, f, 2, "bad", write(queue.Message{Body: []byte("no id")}))
 	release()
-	awaitTrue(t, func() bool { return f.Waiting() == 0 })
+	eventually(t, "no request waits", func() bool { return f.Waiting() == 0 })
 	f.awaitStuck(t, 1)
 	c.start(t, f, 1, "second", write(newMessage(2, "body")))
 	pgtest.Exec(t, other, "select pg_advisory_unlock(7)")
@@ -326,7 +326,7 @@ func TestLockedQueueWaitsAlone(t *testing.T) {
 	c.start(t, f, 2, "free", write(3))
 	begin := time.Now()
 	releaseFirst()
-	awaitTrue(t, func() bool { _, ok := c.err("free"); return ok })
+	eventually(t, "the call for the free queue ends", func() bool { _, ok := c.err("free"); return ok })
 	if d := time.Since(begin); d >= store.LockTimeout {
 		t.Errorf("the other queue had to wait for %s", d)
 	}
@@ -364,7 +364,7 @@ func TestCancelledRequest(t *testing.T) {
 	c.start(t, f, 3, "waiting too", func() error { return second(f.WriteMessage(ctx, ids[2], newMessage(1, "body"))) })
 	cancel()
 	for _, name := range []string{"waiting", "waiting too"} {
-		awaitTrue(t, func() bool { _, ok := c.err(name); return ok })
+		eventually(t, "the call ends", func() bool { _, ok := c.err(name); return ok })
 		err, _ := c.err(name)
 		wantError(t, err, store.CodeStore, context.Canceled)
 	}
@@ -405,11 +405,11 @@ func TestTooManyRequests(t *testing.T) {
 			}
 		})
 	}
-	awaitTrue(t, func() bool { return f.Waiting() == store.MaxWaiting })
+	eventually(t, "no more can wait", func() bool { return f.Waiting() == store.MaxWaiting })
 	_, err := f.WriteMessage(ctx, ids[0], newMessage(0, ""))
 	wantError(t, err, store.CodeStore, store.ErrBusy)
 	cancel()
-	awaitTrue(t, func() bool { return f.Waiting() == 0 })
+	eventually(t, "no request waits", func() bool { return f.Waiting() == 0 })
 	c.start(t, f, 1, "after", func() error { return second(f.WriteMessage(t.Context(), ids[0], newMessage(0, ""))) })
 	release()
 	c.running.Wait()
@@ -514,7 +514,7 @@ func TestRequestsWhileDatabaseIsAway(t *testing.T) {
 	}
 	more := func() {
 		n := successes()
-		awaitTrue(t, func() bool { return successes() > n+100 })
+		eventually(t, "the load goes on", func() bool { return successes() > n+100 })
 	}
 	more()
 	for _, at := range []cutPoint{beforeCommit, afterCommit, beforeCommit, afterCommit} {
@@ -522,7 +522,7 @@ func TestRequestsWhileDatabaseIsAway(t *testing.T) {
 		more()
 	}
 	p.refuse()
-	awaitTrue(t, func() bool {
+	eventually(t, "the database answers again", func() bool {
 		begin := time.Now()
 		_, err := f.WriteMessage(t.Context(), ids[0], newMessage(999_999_999, "body"))
 		return err != nil && time.Since(begin) < time.Second
@@ -586,7 +586,7 @@ func TestRequestsWhileDatabaseHangs(t *testing.T) {
 		t.Errorf("of %d calls, %d do not know what became of them", len(ids), uncertain)
 	}
 	p.restore(t)
-	awaitTrue(t, func() bool {
+	eventually(t, "the database answers again", func() bool {
 		_, err := f.WriteMessage(t.Context(), ids[1], newMessage(2, "body"))
 		return err == nil
 	})
