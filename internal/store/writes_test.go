@@ -307,46 +307,40 @@ func TestBadRequestKeepsOrder(t *testing.T) {
 	}
 }
 
-// A queue that somebody keeps locked makes nobody else wait. Its own request fails
-// after a while, and it is certain that it came to nothing.
-func TestLockedQueueWaitsAlone(t *testing.T) {
+// Queues that somebody keeps locked make nobody else wait, however many they are.
+// Their own requests fail after a while, and it is certain that they came to nothing.
+func TestLockedQueuesWaitAlone(t *testing.T) {
 	t.Parallel() // it waits for time to pass
 	f := newWrites(t, 2, 100)
-	ids := f.addQueues(t, 4)
-	releaseFirst := f.hold(t, ids[0], ids[1])
-	releaseLocked := f.hold(t, ids[2])
+	ids := f.addQueues(t, 3)
+	locked := ids[:2]
+	release := f.hold(t, locked...)
 	var c calls
-	write := func(i int) func() error {
-		return func() error { return second(f.WriteMessage(t.Context(), ids[i], newMessage(i, "body"))) }
+	for i, id := range locked {
+		c.start(t, f, i, id.String(), func() error { return second(f.WriteMessage(t.Context(), id, newMessage(i, "body"))) })
+		f.awaitStuck(t, 1)
 	}
-	c.start(t, f, 0, "0", write(0))
-	c.start(t, f, 0, "1", write(1))
-	f.awaitStuck(t, 2)
-	c.start(t, f, 1, "locked", write(2))
-	c.start(t, f, 2, "free", write(3))
-	begin := time.Now()
-	releaseFirst()
-	eventually(t, "the call for the free queue ends", func() bool { _, ok := c.err("free"); return ok })
-	if d := time.Since(begin); d >= store.LockTimeout {
-		t.Errorf("the other queue had to wait for %s", d)
+	for i := range 10 {
+		f.write(t, ids[2], newMessage(i, "body"))
 	}
-	if err, ok := c.err("locked"); ok {
-		t.Errorf("the locked queue took a message: %v", err)
-	}
-	c.running.Wait()
-	for _, name := range []string{"0", "1", "free"} {
-		if err, _ := c.err(name); err != nil {
-			t.Errorf("%s: %v", name, err)
+	for _, id := range locked {
+		if err, ok := c.err(id.String()); ok {
+			t.Errorf("queue %s was not waited for: %v", id, err)
 		}
 	}
-	if err, _ := c.err("locked"); store.CodeOf(err) != store.CodeStore || !store.Certain(err) {
-		t.Errorf("locked: %v", err)
+	c.running.Wait()
+	for _, id := range locked {
+		if err, _ := c.err(id.String()); store.CodeOf(err) != store.CodeStore || !store.Certain(err) {
+			t.Errorf("queue %s: %v", id, err)
+		}
 	}
-	releaseLocked()
-	if all := messages(t, f.conn, ids[2]); len(all) != 0 {
-		t.Errorf("the locked queue has %+v", all)
+	release()
+	for _, id := range locked {
+		if all := messages(t, f.conn, id); len(all) != 0 {
+			t.Errorf("queue %s has %+v", id, all)
+		}
+		f.write(t, id, newMessage(5, "body"))
 	}
-	f.write(t, ids[2], newMessage(5, "body"))
 }
 
 // A caller that gives up while its request waits is let go at once, and nothing is
