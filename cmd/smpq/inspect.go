@@ -80,7 +80,7 @@ func countsTable(r inspect.CountsReport) cli.Table {
 	if r.Estimated {
 		t.add("numbers", "estimated")
 	}
-	t.entities(r.Entities)
+	t.entities(r.QueueCounts)
 	t.number("soft-deleted queues", r.SoftDeleted)
 	if r.DamagedNotices > 0 {
 		t.number("damaged notices", r.DamagedNotices)
@@ -623,7 +623,7 @@ func logTable(r inspect.LogReport) cli.Table {
 	for _, tag := range slices.Sorted(maps.Keys(r.Records)) {
 		t.number("  "+tag, r.Records[tag])
 	}
-	t.entities(r.Entities)
+	t.entities(r.QueueCounts)
 	if len(r.Problems) == 0 {
 		t.add("problems", "none")
 	}
@@ -738,7 +738,7 @@ func (t *pairs) table() cli.Table {
 }
 
 // entities adds the numbers that a database and a log have in common.
-func (t *pairs) entities(e store.Entities) {
+func (t *pairs) entities(e store.QueueCounts) {
 	t.number("queues", e.Queues)
 	t.number("  secured", e.Secured)
 	t.number("  with a notifier", e.Notifiers)

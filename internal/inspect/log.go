@@ -56,7 +56,7 @@ type LogReport struct {
 	Records    map[string]int64 `json:"records"` // by tag; lines that are no records have none
 
 	// What is left after the last line, of which an import makes rows.
-	store.Entities
+	store.QueueCounts
 
 	Problems []LogProblems `json:"problems"` // by kind
 }

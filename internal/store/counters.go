@@ -49,7 +49,7 @@ func (s *Store) countEntities(ctx context.Context) (e Entities, err error) {
 		}
 		counted, err := CountEntities(ctx, q, s.schema)
 		if err == nil {
-			e = s.counts.add(counted.Entities)
+			e = s.counts.add(counted)
 		}
 		return err
 	})
@@ -190,16 +190,11 @@ func (n counting) failed(err error) {
 
 // addAll adds the numbers of more.
 func (e *Entities) addAll(more Entities) {
-	for to, n := range map[*int64]int64{
-		&e.Queues: more.Queues, &e.Notifiers: more.Notifiers,
-		&e.RcvServices: more.RcvServices, &e.NtfServices: more.NtfServices, &e.ProxyServices: more.ProxyServices,
-		&e.RcvServiceQueues: more.RcvServiceQueues, &e.NtfServiceQueues: more.NtfServiceQueues,
-		&e.Secured: more.Secured, &e.Links: more.Links,
-		&e.Mode.Messaging: more.Mode.Messaging, &e.Mode.Contact: more.Mode.Contact, &e.Mode.Unknown: more.Mode.Unknown,
-		&e.Status.Active: more.Status.Active, &e.Status.Off: more.Status.Off, &e.Status.Blocked: more.Status.Blocked,
-		&e.Status.Spam: more.Status.Spam, &e.Status.Content: more.Status.Content,
-		&e.Status.Notice: more.Status.Notice, &e.Status.Unreadable: more.Status.Unreadable,
-	} {
-		*to += n
-	}
+	e.Queues += more.Queues
+	e.Notifiers += more.Notifiers
+	e.RcvServices += more.RcvServices
+	e.NtfServices += more.NtfServices
+	e.ProxyServices += more.ProxyServices
+	e.RcvServiceQueues += more.RcvServiceQueues
+	e.NtfServiceQueues += more.NtfServiceQueues
 }

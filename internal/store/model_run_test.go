@@ -811,7 +811,7 @@ func testModel(t *testing.T, seed uint64, operations, cacheSize int64) {
 func (f fixture) wantEntities(t testing.TB, when string) {
 	t.Helper()
 	var got store.Entities
-	var counted store.Counts
+	var counted store.Entities
 	eventually(t, "numbers "+when, func() bool {
 		var err error
 		counted, err = store.CountEntities(t.Context(), f.conn, store.Schema{Name: schemaName, Version: schema.Newest})
@@ -819,7 +819,7 @@ func (f fixture) wantEntities(t testing.TB, when string) {
 			t.Fatal(err)
 		}
 		got, err = f.Entities(t.Context())
-		return err == nil && got == counted.Entities
+		return err == nil && got == counted
 	})
 }
 

@@ -174,7 +174,7 @@ func TestSoftDeleted(t *testing.T) {
 			t.Errorf("queue %s: %v, %v", id, found, err)
 		}
 	}
-	counts, err := store.CountEntities(t.Context(), conn, s)
+	counts, err := store.CountAll(t.Context(), conn, s)
 	if err != nil || counts.Queues != int64(len(wantLive)) || counts.SoftDeleted != int64(len(wantDeleted)) {
 		t.Errorf("counts: %+v, %v", counts, err)
 	}
@@ -240,7 +240,7 @@ func TestDamagedRows(t *testing.T) {
 			t.Errorf("look-up of a damaged queue by %s id: %v, %v", by, found, err)
 		}
 	}
-	counts, err := store.CountEntities(t.Context(), conn, s)
+	counts, err := store.CountAll(t.Context(), conn, s)
 	if err != nil || counts.DamagedNotices != 1 || counts.Status.Notice != 2 {
 		t.Errorf("counts: %+v, %v", counts, err)
 	}

@@ -97,7 +97,7 @@ func TestEntities(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(counted.Entities, got); diff != "" {
+		if diff := cmp.Diff(counted, got); diff != "" {
 			t.Errorf("%s (-counted +kept):\n%s", step, diff)
 		}
 	}

@@ -114,7 +114,7 @@ func (b *batcher) do(ctx context.Context, id queue.RecipientID, r *request) erro
 		return &unsentError{err}
 	}
 	r.done = make(chan struct{})
-	if err := b.add(id, r); err != nil { //nolint:contextcheck // one round trip is for many callers
+	if err := b.add(id, r); err != nil {
 		return &unsentError{err}
 	}
 	timer := time.NewTimer(requestTimeout)
