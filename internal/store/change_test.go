@@ -323,6 +323,36 @@ func TestChangesInTurn(t *testing.T) {
 	})
 }
 
+// Transactions are READ COMMITTED, whatever the server's default is. Behind a pooler,
+// where that cannot be set, the store says what to do.
+//
+// contract: QS-08
+func TestIsolation(t *testing.T) {
+	f := newFixture(t, 1<<20)
+	f.exec(t, "do $$ begin execute format('alter database %I set default_transaction_isolation = serializable', current_database()); end $$")
+	f.Store = openStore(t, store.Options{Config: f.config})
+	f.exec(t, `
+		create table seen (level text);
+		create function see() returns trigger language plpgsql as $$ begin
+		  insert into seen values (current_setting('transaction_isolation')); return null; end $$;
+		create trigger see after insert or update on msg_queues for each statement execute function see()`)
+	q := f.add(t, newRecord())
+	if err := f.SuspendQueue(t.Context(), q); err != nil {
+		t.Fatal(err)
+	}
+	f.write(t, q.ID(), newMessage(1, "body"))
+	if n := f.number(t, "select count(*) from seen where level = 'read committed'"); n != 3 {
+		t.Errorf("%d of 3 changes were READ COMMITTED", n)
+	}
+	s, err := store.Open(t.Context(), store.Options{Config: f.config, Pooled: true})
+	if err == nil {
+		s.Close()
+	}
+	if err == nil || !strings.Contains(err.Error(), "default_transaction_isolation is serializable: set it to 'read committed'") {
+		t.Errorf("%v", err)
+	}
+}
+
 // What fails is logged with the operation; a client is told no more than STORE.
 //
 // contract: QS-08

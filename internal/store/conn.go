@@ -42,6 +42,9 @@ func Connect(ctx context.Context, c Config) (*pgx.Conn, error) {
 	return conn, nil
 }
 
+// isolation is what all transactions have that do not ask for another one.
+const isolation = "read committed"
+
 // prepareSession sets what a session needs. The limits for a statement, and for its
 // waiting for a lock, are 0 for none. They are not among the parameters of the
 // start: poolers refuse those that they do not know.
@@ -49,6 +52,7 @@ func prepareSession(ctx context.Context, conn *pgx.Conn, name string, statement,
 	_, err := conn.Exec(ctx, `
 		select set_config('search_path', $1, false),
 		       set_config('client_min_messages', 'warning', false),
+		       set_config('default_transaction_isolation', '`+isolation+`', false),
 		       set_config('statement_timeout', $2, false),
 		       set_config('lock_timeout', $3, false),
 		       set_config('idle_in_transaction_session_timeout', '0', false)`,

@@ -166,6 +166,7 @@ type poller struct {
 	log    *slog.Logger
 	from   int64              // the first transaction that may have been under way
 	seen   map[int64]struct{} // lines of transactions from then on that are known
+	exists bool               // the log was there the last time
 	failed bool               // the last time
 }
 
@@ -196,6 +197,18 @@ func (p *poller) run(ctx context.Context, interval time.Duration, ready func()) 
 }
 
 func (p *poller) poll(ctx context.Context) error {
+	if !p.exists {
+		// To read what is not there would be an error in the server's log each time.
+		err := p.lane.read(ctx, func(b *pgx.Batch) {
+			b.Queue("select not " + auditMissing).QueryRow(func(row pgx.Row) error { return row.Scan(&p.exists) })
+		})
+		if err != nil {
+			return fmt.Errorf("look for the log of administrative changes: %w", err)
+		}
+		if !p.exists {
+			return nil
+		}
+	}
 	var (
 		from  int64
 		lines []int64
@@ -211,6 +224,7 @@ func (p *poller) poll(ctx context.Context) error {
 	})
 	switch {
 	case absent(err):
+		p.exists = false
 		return nil
 	case err != nil:
 		return fmt.Errorf("read the log of administrative changes: %w", err)

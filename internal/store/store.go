@@ -131,6 +131,14 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 // findSchema looks at the schema.
 func findSchema(ctx context.Context, l *lane, name string) (s Schema, err error) {
 	err = l.view(ctx, func(tx pgx.Tx) error {
+		// Where sessions cannot be set up, they have to be right.
+		var have string
+		if err := tx.QueryRow(ctx, "show default_transaction_isolation").Scan(&have); err != nil {
+			return fmt.Errorf("read default_transaction_isolation: %w", err)
+		}
+		if have != isolation {
+			return fmt.Errorf("default_transaction_isolation is %s: set it to '%s' for the role or the database (alter role … set …)", have, isolation)
+		}
 		s, err = OpenSchema(ctx, tx, name)
 		return err
 	})
