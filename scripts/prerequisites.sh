@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Makes sure that the programs are there that the tests and the demo need beside
-# Go: scripts/prerequisites.sh [postgresql] [gcc]
+# Go: scripts/prerequisites.sh [postgresql] [pgbouncer] [gcc]
 #
 # On Debian and its relatives missing ones are installed, by root or by sudo.
-# The server programs of PostgreSQL are all that is wanted of it: no cluster is
-# created and no service started.
+# The programs are all that is wanted: no cluster of PostgreSQL is created, and no
+# service is left running.
 set -euo pipefail
 
 has_postgresql() {
@@ -13,6 +13,10 @@ has_postgresql() {
 		if [[ -x $dir/initdb && -x $dir/postgres ]]; then return 0; fi
 	done
 	command -v initdb postgres >/dev/null
+}
+
+has_pgbouncer() {
+	command -v pgbouncer >/dev/null || [[ -x /usr/sbin/pgbouncer ]]
 }
 
 # A compiler without the C library's headers is of no use.
@@ -24,6 +28,7 @@ packages=()
 for name in "$@"; do
 	case $name in
 	postgresql) has_postgresql || packages+=(postgresql) ;;
+	pgbouncer) has_pgbouncer || packages+=(pgbouncer) ;;
 	gcc) has_gcc || packages+=(gcc libc6-dev) ;;
 	*)
 		echo "$0: unknown prerequisite $name" >&2
@@ -53,13 +58,20 @@ refuse_cluster() {
 	fi
 }
 
+# stop_pgbouncer stops the service that Debian's package starts, for good.
+stop_pgbouncer() {
+	as_root invoke-rc.d --quiet pgbouncer stop || true # it may not have been started
+	as_root update-rc.d pgbouncer disable
+}
+
 install() {
 	command -v apt-get >/dev/null || return 1
 	as_root true || return 1
 	echo "installing ${packages[*]}" >&2
 	if [[ " ${packages[*]} " == *" postgresql "* ]]; then refuse_cluster || return 1; fi
-	as_root apt-get -qq update &&
-		as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends "${packages[@]}" </dev/null >&2
+	as_root apt-get -qq update || return 1
+	as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends "${packages[@]}" </dev/null >&2 || return 1
+	if [[ " ${packages[*]} " == *" pgbouncer "* ]]; then stop_pgbouncer >&2 || return 1; fi
 }
 
 if ! install; then

@@ -6,7 +6,9 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,8 +27,8 @@ import (
 
 func newInspect(console *cli.Console) *cobra.Command {
 	return cli.Group("inspect", "Look into the database and into store logs",
-		newInspectCounts(console), newInspectQueue(console), newInspectService(console),
-		newInspectLog(console), newInspectSchema(console))
+		newInspectCounts(console), newInspectQueue(console), newInspectMessages(console), newInspectService(console),
+		newInspectLog(console), newInspectCompare(console), newInspectSchema(console))
 }
 
 // onSchema works on the schema of a router that a command's flags choose.
@@ -78,7 +80,7 @@ func countsTable(r inspect.CountsReport) cli.Table {
 	if r.Estimated {
 		t.add("numbers", "estimated")
 	}
-	t.entities(r.Entities)
+	t.entities(r.QueueCounts)
 	t.number("soft-deleted queues", r.SoftDeleted)
 	if r.DamagedNotices > 0 {
 		t.number("damaged notices", r.DamagedNotices)
@@ -187,17 +189,7 @@ func queuesTable(queues []inspect.QueueReport) cli.Table {
 }
 
 func (t *pairs) queue(q inspect.QueueReport) {
-	found := make([]string, len(q.FoundBy))
-	for i, by := range q.FoundBy {
-		found[i] = string(by)
-	}
-	t.add("found by", strings.Join(found, ", ")+" id")
-	if q.DeletedAt != "" {
-		t.add("state", q.State+" on "+q.DeletedAt)
-	} else {
-		t.add("state", q.State)
-	}
-	t.add("recipient id", q.RecipientID.String())
+	t.found(q.FoundBy, q.State, q.DeletedAt, q.RecipientID)
 	t.add("sender id", q.SenderID.String())
 	t.add("status", q.Status)
 	if b := q.Blocking; b != nil {
@@ -241,10 +233,94 @@ func (t *pairs) queue(q inspect.QueueReport) {
 	}
 }
 
-func (t *pairs) messages(m *inspect.Messages) {
-	if m == nil {
-		return
+func newInspectMessages(console *cli.Console) *cobra.Command {
+	var (
+		by    byFlag
+		limit int
+	)
+	cmd := &cobra.Command{
+		Use:   "messages ID",
+		Short: "Show the messages of a queue, without their bodies",
+		Long: `Show the messages of a queue, the oldest first: ids, times, sizes and flags,
+never what is in them. ID is base64url, any of the queue's ids. The queue may be
+soft-deleted. If it counts other messages than it has, that is said.`,
+		Example: `  smpq inspect messages AAECAwQFBgcICQoLDA0ODxAREhMUFRYX
+  smpq inspect messages AAECAwQFBgcICQoLDA0ODxAREhMUFRYX --limit 5 -o json`,
+		Args: cobra.ExactArgs(1),
 	}
+	connection, out := console.AddConnectionFlags(cmd), cli.AddOutputFlag(cmd)
+	cmd.Flags().Var(&by, "by", "take ID for the id of this party: recipient, sender, notifier or link")
+	cmd.Flags().IntVar(&limit, "limit", 0, "list the oldest `n` messages; 0: all")
+	completeBy(cmd)
+	takesID(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		ctx := cmd.Context()
+		id, err := parseID(args[0])
+		if err != nil {
+			return err
+		}
+		if limit < 0 {
+			return cli.UsageErrorf("--limit is negative")
+		}
+		return onSchema(ctx, connection, "inspect messages", func(conn *pgx.Conn, s store.Schema) error {
+			r, err := inspect.QueueMessages(ctx, conn, s, id.Bytes(), by, cmp.Or(limit, math.MaxInt))
+			if err != nil {
+				return err
+			}
+			for _, p := range r.Problems {
+				console.Log().LogAttrs(ctx, slog.LevelWarn, p)
+			}
+			return out.Write(cmd.OutOrStdout(), messagesResult{s.Name, r}, messagesTable(r))
+		})
+	}
+	return cmd
+}
+
+// A messagesResult is the messages of a queue.
+type messagesResult struct {
+	Schema string `json:"schema"`
+	inspect.MessagesReport
+}
+
+func messagesTable(r inspect.MessagesReport) cli.Table {
+	t := pairs{}
+	t.found(r.FoundBy, r.State, r.DeletedAt, r.RecipientID)
+	t.messageCounts(r.MessageCounts)
+	for _, m := range r.Messages {
+		t.add(m.ID.String(), messageText(m))
+	}
+	if more := r.Stored - int64(len(r.Messages)); more > 0 {
+		t.add("…", fmt.Sprintf("%d more", more))
+	}
+	return t.table()
+}
+
+// found says which queue was found, and how.
+func (t *pairs) found(by []store.By, state, deletedAt string, id queue.RecipientID) {
+	ids := make([]string, len(by))
+	for i, b := range by {
+		ids[i] = string(b)
+	}
+	t.add("found by", strings.Join(ids, ", ")+" id")
+	if deletedAt != "" {
+		state += " on " + deletedAt
+	}
+	t.add("state", state)
+	t.add("recipient id", id.String())
+}
+
+func messageText(m inspect.MessageInfo) string {
+	text := fmt.Sprintf("%s  %d bytes", m.Time, m.Bytes)
+	if m.QuotaMarker {
+		text = m.Time + "  quota marker"
+	}
+	if m.Notify {
+		text += ", notify"
+	}
+	return text
+}
+
+func (t *pairs) messageCounts(m inspect.MessageCounts) {
 	t.number("messages", m.Stored)
 	if m.Stored > 0 {
 		t.number("  quota markers", m.QuotaMarkers)
@@ -257,15 +333,15 @@ func (t *pairs) messages(m *inspect.Messages) {
 	} else {
 		t.add("senders can write", "no, over quota")
 	}
+}
+
+func (t *pairs) messages(m *inspect.Messages) {
+	if m == nil {
+		return
+	}
+	t.messageCounts(m.MessageCounts)
 	for _, msg := range m.List {
-		text := fmt.Sprintf("%s  %s  %d bytes", msg.ID, msg.Time, msg.Bytes)
-		if msg.QuotaMarker {
-			text = fmt.Sprintf("%s  %s  quota marker", msg.ID, msg.Time)
-		}
-		if msg.Notify {
-			text += ", notify"
-		}
-		t.add("message", text)
+		t.add("message", msg.ID.String()+"  "+messageText(msg.MessageInfo))
 		if msg.Body != "" {
 			t.add("", msg.Body)
 		}
@@ -430,6 +506,101 @@ the log needs about its size in temporary files, in $TMPDIR or else /var/tmp.`,
 	return cmd
 }
 
+func newInspectCompare(console *cli.Console) *cobra.Command {
+	var o inspect.CompareOptions
+	cmd := &cobra.Command{
+		Use:   "compare FILE",
+		Short: "Compare a store log with the database",
+		Long: `Compare what a store log ends with, its live queues and its services, with those
+in the database, value by value: a router can write a store log beside its
+database, which may lack what could not be written to it. Messages are not
+compared. Log and database are only read. FILE may be -, for standard input.
+
+If they differ, the exit status is 4. Of a router that runs, the database may be
+ahead of the log. Sorting the log needs about its size in temporary files, in
+$TMPDIR or else /var/tmp.`,
+		Example: `  smpq inspect compare /var/opt/simplex/smp-server-store.log
+  smpq inspect compare store.log --config smp-server.ini --first 1000 -o json`,
+		Args: cobra.ExactArgs(1),
+	}
+	connection, out := console.AddConnectionFlags(cmd), cli.AddOutputFlag(cmd)
+	cmd.Flags().IntVar(&o.First, "first", 10, "show the first `n` differences")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if o.First < 0 {
+			return cli.UsageErrorf("--first is negative")
+		}
+		ctx := cmd.Context()
+		limitMemory()
+		return onSchema(ctx, connection, "inspect compare", func(conn *pgx.Conn, s store.Schema) error {
+			progress := console.Progress()
+			defer progress.Close()
+			o.TempDir, o.Progress = tempDir(), progress
+			r, err := inspect.Compare(ctx, conn, s, logName(args[0]), o)
+			if err != nil {
+				return err
+			}
+			progress.Close()
+			if err := out.Write(cmd.OutOrStdout(), r, compareTable(r)); err != nil {
+				return err
+			}
+			switch {
+			case !r.Equal:
+				return cli.WithCode(cli.ExitDifferent, fmt.Errorf("log and database differ: %s has %s and %s, schema %s has %s and %s",
+					r.File, plural(r.Queues.Log, "queue"), plural(r.Services.Log, "service"),
+					r.Schema, plural(r.Queues.Database, "queue"), plural(r.Services.Database, "service")))
+			case r.Rejected > 0:
+				return cli.WithCode(cli.ExitRejected, fmt.Errorf("%s: an import would leave out %s", r.File, plural(r.Rejected, "record")))
+			}
+			return nil
+		})
+	}
+	return cmd
+}
+
+func compareTable(r inspect.CompareReport) cli.Table {
+	t := pairs{}
+	if r.Equal {
+		t.add("result", "equal")
+	} else {
+		t.add("result", "different")
+	}
+	t.add("file", r.File)
+	if r.Unfinished {
+		t.add("note", "an unfinished compaction left this file, and a router reads it first")
+	}
+	if r.Changed {
+		t.add("note", "the log was written to meanwhile: what was added is not compared")
+	}
+	t.add("schema", r.Schema)
+	if r.Rejected > 0 {
+		t.number("rejected by an import", r.Rejected)
+	}
+	t.comparison("queues", r.Queues)
+	t.comparison("services", r.Services)
+	for _, d := range r.Differences {
+		where := "only in the " + d.In
+		if d.In == "both" {
+			where = "has other values"
+		}
+		t.add(d.Kind, d.ID+"  "+where)
+	}
+	n := r.Queues.Differences() + r.Services.Differences()
+	if more := n - int64(len(r.Differences)); more > 0 && len(r.Differences) > 0 {
+		t.add("…", fmt.Sprintf("%d more", more))
+	}
+	return t.table()
+}
+
+func (t *pairs) comparison(what string, c inspect.Comparison) {
+	t.number(what+" in the log", c.Log)
+	t.number(what+" in the database", c.Database)
+	if c.Differences() > 0 {
+		t.number("  only in the log", c.OnlyInLog)
+		t.number("  only in the database", c.OnlyInDatabase)
+		t.number("  with other values", c.Different)
+	}
+}
+
 // logName returns the name under which a log is opened: "-" is standard input.
 func logName(operand string) string {
 	if operand == "-" {
@@ -452,7 +623,7 @@ func logTable(r inspect.LogReport) cli.Table {
 	for _, tag := range slices.Sorted(maps.Keys(r.Records)) {
 		t.number("  "+tag, r.Records[tag])
 	}
-	t.entities(r.Entities)
+	t.entities(r.QueueCounts)
 	if len(r.Problems) == 0 {
 		t.add("problems", "none")
 	}
@@ -567,7 +738,7 @@ func (t *pairs) table() cli.Table {
 }
 
 // entities adds the numbers that a database and a log have in common.
-func (t *pairs) entities(e store.Entities) {
+func (t *pairs) entities(e store.QueueCounts) {
 	t.number("queues", e.Queues)
 	t.number("  secured", e.Secured)
 	t.number("  with a notifier", e.Notifiers)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/smpq/smpq/internal/admin"
 	"github.com/smpq/smpq/internal/compact"
 	"github.com/smpq/smpq/internal/exporter"
 	"github.com/smpq/smpq/internal/importer"
@@ -25,10 +26,15 @@ func TestOutputDocument(t *testing.T) {
 		"export storelog":              exporter.Summary{},
 		"inspect counts":               inspect.CountsReport{},
 		"inspect queue":                queuesResult{},
+		"inspect messages":             messagesResult{},
 		"inspect service":              inspect.ServiceReport{},
 		"inspect service list":         servicesResult{},
 		"inspect log":                  inspect.LogReport{},
+		"inspect compare":              inspect.CompareReport{},
 		"inspect schema":               inspect.SchemaReport{},
+		"queue status":                 admin.StatusResult{},
+		"queue block, unblock, delete": admin.Result{},
+		"queue log":                    admin.LogResult{},
 		"address show":                 addressResult{},
 		"compact":                      compact.QueueResult{},
 		"compact storelog":             compact.LogResult{},

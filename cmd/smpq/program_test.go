@@ -111,8 +111,9 @@ func queueLog(queues, linkBytes int) []byte {
 	return log.Bytes()
 }
 
-// largeLog returns a log of 70 MB, more than is sorted in memory.
-func largeLog() []byte { return queueLog(4000, 13_000) }
+// largeLog returns a log of 70 MB, more than is sorted in memory, of lines that are
+// short enough to be sorted.
+func largeLog() []byte { return queueLog(19_000, 2500) }
 
 // files returns the files of the folder with their content.
 func (f *logFolder) files(t testing.TB) map[string]string {

@@ -72,7 +72,8 @@ func dataFolder() (string, error) {
 type Target struct {
 	DSN    string // for pgx; may hold a password: never print it
 	Schema string
-	Source string // what chose it, in words: a flag, a variable, a file
+	Source string       // what chose it, in words: a flag, a variable, a file
+	Config *config.File // of --config, nil if it was not given
 
 	where string
 	close func(context.Context) error // nil if there is nothing to close
@@ -113,7 +114,7 @@ func (o *Connection) Open(ctx context.Context) (*Target, error) {
 		if err != nil {
 			return nil, err
 		}
-		ini, t.Schema = &section, section.DBSchema
+		ini, t.Schema, t.Config = &section, section.DBSchema, file
 	}
 	if o.flags.Changed("schema") {
 		if o.schema == "" {

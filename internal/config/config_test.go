@@ -180,3 +180,28 @@ func TestStoreLogRefuses(t *testing.T) {
 		})
 	}
 }
+
+func TestDailyBlockQuota(t *testing.T) {
+	for _, tt := range []struct {
+		name, in string
+		want     int64
+		err      string
+	}{
+		{"absent", "", 20, ""},
+		{"other section", "[OTHER]\ndaily_block_queue_quota = 3", 20, ""},
+		{"none", "[AUTH]\ndaily_block_queue_quota: -1", -1, ""},
+		{"any number", "[AUTH]\ndaily_block_queue_quota = 0", 0, ""},
+		{"no number", "[AUTH]\ndaily_block_queue_quota = 1e3", 0, "t.ini:2: [AUTH] daily_block_queue_quota: is not a whole number"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f, err := config.Parse("t.ini", strings.NewReader(tt.in))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := f.DailyBlockQuota()
+			if got != tt.want || err != nil && err.Error() != tt.err || err == nil && tt.err != "" {
+				t.Errorf("got %d, %v; want %d, %s", got, err, tt.want, tt.err)
+			}
+		})
+	}
+}

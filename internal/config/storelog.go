@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -81,6 +82,19 @@ func (r *reader) word(key, absent string, words ...string) string {
 		r.fail(e, fmt.Sprintf("is %q, want %s", e.Value, strings.Join(words, " or ")))
 	}
 	return e.Value
+}
+
+// number returns a whole number.
+func (r *reader) number(key string, absent int64) int64 {
+	e, found := r.lookup(key)
+	if !found {
+		return absent
+	}
+	n, err := strconv.ParseInt(e.Value, 10, 64)
+	if err != nil {
+		r.fail(e, "is not a whole number")
+	}
+	return n
 }
 
 func (r *reader) lookup(key string) (entry, bool) {

@@ -20,9 +20,9 @@ type CountsReport struct {
 // by the planner's statistics, which takes no time.
 func Counts(ctx context.Context, conn *pgx.Conn, s store.Schema, estimate bool) (CountsReport, error) {
 	r := CountsReport{Schema: s.Name, Version: s.Version}
-	count := store.CountEntities
+	count := store.CountAll
 	if estimate {
-		count = store.EstimateEntities
+		count = store.EstimateAll
 	}
 	err := store.Snapshot(ctx, conn, func(q store.Querier) error {
 		var err error

@@ -30,6 +30,21 @@ type Progress interface {
 	Add(n int64)
 }
 
+// A reporter tells of progress those who want to know.
+type reporter struct{ to Progress }
+
+func (r reporter) phase(name string, total int64, unit string) {
+	if r.to != nil {
+		r.to.Phase(name, total, unit)
+	}
+}
+
+func (r reporter) add(n int64) {
+	if r.to != nil {
+		r.to.Add(n)
+	}
+}
+
 // A LogReport is what a router holds after it has read a store log, and what is
 // wrong with the log.
 type LogReport struct {
@@ -41,7 +56,7 @@ type LogReport struct {
 	Records    map[string]int64 `json:"records"` // by tag; lines that are no records have none
 
 	// What is left after the last line, of which an import makes rows.
-	store.Entities
+	store.QueueCounts
 
 	Problems []LogProblems `json:"problems"` // by kind
 }
@@ -103,11 +118,12 @@ type logInspection struct {
 
 func (in *logInspection) replay(ctx context.Context, f *storelog.File) (err error) {
 	r := &in.report
-	in.phase("reading", f.Size(), "bytes")
+	tell := reporter{in.o.Progress}
+	tell.phase("reading", f.Size(), "bytes")
 	state, err := storelog.Replay(ctx, f, storelog.Options{
 		TempDir:     in.o.TempDir,
 		OnProblem:   in.problem,
-		Progress:    in.add,
+		Progress:    tell.add,
 		ForDatabase: true,
 	})
 	if err != nil {
@@ -120,13 +136,13 @@ func (in *logInspection) replay(ctx context.Context, f *storelog.File) (err erro
 	for _, sv := range state.Services() {
 		r.AddService(sv.Role, 1)
 	}
-	in.phase("replaying", counts.Records["CREATE"], "queues")
+	tell.phase("replaying", counts.Records["CREATE"], "queues")
 	for q, err := range state.Queues(ctx) {
 		if err != nil {
 			return err
 		}
 		r.AddQueue(q)
-		in.add(1)
+		tell.add(1)
 	}
 	r.Problems = []LogProblems{}
 	for _, p := range in.problems {
@@ -160,16 +176,4 @@ func (in *logInspection) problem(p storelog.Problem) error {
 	ps.First = slices.Insert(ps.First, at, lp)
 	ps.First = ps.First[:min(len(ps.First), in.o.Problems)]
 	return nil
-}
-
-func (in *logInspection) phase(name string, total int64, unit string) {
-	if in.o.Progress != nil {
-		in.o.Progress.Phase(name, total, unit)
-	}
-}
-
-func (in *logInspection) add(n int64) {
-	if in.o.Progress != nil {
-		in.o.Progress.Add(n)
-	}
 }

@@ -3,7 +3,7 @@ package inspect
 import (
 	"context"
 	"encoding/base64"
-	"fmt"
+	"math"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -78,25 +78,35 @@ type Link struct {
 
 // Messages are the messages of a queue.
 type Messages struct {
-	Stored       int64     `json:"stored"` // rows, quota markers included
-	QuotaMarkers int64     `json:"quota_markers"`
-	BodyBytes    int64     `json:"body_bytes"`
-	Oldest       string    `json:"oldest,omitempty"` // when the router took it
-	Newest       string    `json:"newest,omitempty"`
-	Size         int64     `json:"size"`      // as the queue's row says
-	CanWrite     bool      `json:"can_write"` // false: over quota until the queue is drained
-	Expire       bool      `json:"expire"`    // the row says that there may be messages that expire
-	List         []Message `json:"list,omitempty"`
+	MessageCounts
+	List []Message `json:"list,omitempty"`
+}
+
+// MessageCounts are the numbers of the messages of a queue.
+type MessageCounts struct {
+	Stored       int64  `json:"stored"` // rows, quota markers included
+	QuotaMarkers int64  `json:"quota_markers"`
+	BodyBytes    int64  `json:"body_bytes"`
+	Oldest       string `json:"oldest,omitempty"` // when the router took it
+	Newest       string `json:"newest,omitempty"`
+	Size         int64  `json:"size"`      // as the queue's row says
+	CanWrite     bool   `json:"can_write"` // false: over quota until the queue is drained
+	Expire       bool   `json:"expire"`    // the row says that there may be messages that expire
 }
 
 // A Message is one message of a queue.
 type Message struct {
+	MessageInfo
+	Body string `json:"body,omitempty"` // secret
+}
+
+// MessageInfo is what is not secret of a message.
+type MessageInfo struct {
 	ID          queue.MessageID `json:"message_id"`
 	Time        string          `json:"time"`
 	QuotaMarker bool            `json:"quota_marker"`
 	Notify      bool            `json:"notify"`
 	Bytes       int             `json:"bytes"`
-	Body        string          `json:"body,omitempty"` // secret
 }
 
 // Queue reports on the queues that have the given id. Usually that is one; none
@@ -120,8 +130,7 @@ func Queue(ctx context.Context, conn *pgx.Conn, s store.Schema, id []byte, o Que
 		return nil
 	})
 	if err == nil && len(reports) == 0 {
-		err = fmt.Errorf("queue %s: %w in schema %q by %s id",
-			base64.URLEncoding.EncodeToString(id), ErrNotFound, s.Name, byNames(o.By))
+		err = notFound(s, id, o.By)
 	}
 	return reports, err
 }
@@ -148,7 +157,7 @@ func newQueueReport(f store.Found, secrets bool) QueueReport {
 		FoundBy:     f.By,
 		RecipientID: row.RecipientID,
 		SenderID:    row.SenderID,
-		State:       "live",
+		State:       state(row),
 		Status:      row.Status.State.String(),
 		Mode:        row.Mode.String(),
 		Secured:     !row.SenderKey.IsZero(),
@@ -158,9 +167,6 @@ func newQueueReport(f store.Found, secrets bool) QueueReport {
 		RcvService:  row.RcvService,
 		Notifier:    newNotifier(row.Notifier, secrets),
 		Link:        newLink(row.Link, secrets),
-	}
-	if row.Deleted() {
-		r.State = "soft-deleted"
 	}
 	if row.Status.State == queue.Blocked {
 		b := row.Status.Blocking
@@ -227,41 +233,31 @@ func newLink(l *queue.Link, secrets bool) *Link {
 
 // addMessages adds what there is of messages.
 func (r *QueueReport) addMessages(ctx context.Context, q store.Querier, s store.Schema, row *store.Row, o QueueOptions) error {
-	ms := &Messages{Size: row.Messages.Size, CanWrite: row.Messages.CanWrite, Expire: row.Messages.Expire}
-	var oldest, newest queue.Date
+	limit := 0
+	if o.Messages {
+		limit = math.MaxInt
+	}
+	counts, infos, err := readMessages(ctx, q, s, row, limit)
+	if err != nil {
+		return err
+	}
+	if p := counts.problem(); p != "" {
+		r.problem(p)
+	}
+	r.Messages = &Messages{MessageCounts: counts}
+	for _, info := range infos {
+		r.Messages.List = append(r.Messages.List, Message{MessageInfo: info})
+	}
+	if !o.Messages || !o.Secrets {
+		return nil
+	}
+	n := 0
 	for m, err := range store.Messages(ctx, q, s, row.RecipientID) {
 		if err != nil {
 			return err
 		}
-		ms.Stored++
-		ms.BodyBytes += int64(len(m.Body))
-		if m.QuotaMarker {
-			ms.QuotaMarkers++
-		}
-		if !oldest.Known || m.Time < oldest.Seconds {
-			oldest = queue.DateOf(m.Time)
-		}
-		if !newest.Known || m.Time > newest.Seconds {
-			newest = queue.DateOf(m.Time)
-		}
-		if o.Messages {
-			ms.List = append(ms.List, newMessage(m, o.Secrets))
-		}
+		r.Messages.List[n].Body = base64.URLEncoding.EncodeToString(m.Body)
+		n++
 	}
-	if oldest.Known {
-		ms.Oldest, ms.Newest = formatTime(oldest.Seconds), formatTime(newest.Seconds)
-	}
-	if ms.Stored != ms.Size {
-		r.problem(fmt.Sprintf("the queue counts %s, but has %d", plural(ms.Size, "message"), ms.Stored))
-	}
-	r.Messages = ms
 	return nil
-}
-
-func newMessage(m *queue.Message, secrets bool) Message {
-	r := Message{ID: m.ID, Time: formatTime(m.Time), QuotaMarker: m.QuotaMarker, Notify: m.Notify, Bytes: len(m.Body)}
-	if secrets {
-		r.Body = base64.URLEncoding.EncodeToString(m.Body)
-	}
-	return r
 }

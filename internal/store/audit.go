@@ -90,32 +90,35 @@ func (s *Store) announce(b *pgx.Batch, op string, ids ...queue.RecipientID) {
 	b.Queue("select pg_notify($1, payload) from unnest($2::text[]) payload", channel(s.schema.Name), payloads(ids))
 }
 
-// Audit returns the latest administrative changes of the schema, the latest first,
-// limit at most.
-func (s *Store) Audit(ctx context.Context, limit int) ([]AuditLine, error) {
+// Audit returns the latest administrative changes of queues of a schema, the
+// latest first, limit at most.
+func Audit(ctx context.Context, q Querier, s Schema, limit int) ([]AuditLine, error) {
+	rows, err := q.Query(ctx, "select id, at, who, operation, recipient_id, details from "+auditTable+
+		" where schema_name = $1 order by id desc limit $2", s.Name, limit)
 	var lines []AuditLine
-	err := s.work.read(ctx, query("select id, at, who, operation, recipient_id, details from "+auditTable+
-		" where schema_name = $1 order by id desc limit $2", []any{s.schema.Name, limit}, func(rows pgx.Rows) (err error) {
+	if err == nil {
 		lines, err = pgx.CollectRows(rows, pgx.RowToStructByPos[AuditLine])
-		return err
-	}))
-	if absent(err) {
-		return nil, nil
 	}
-	return lines, s.failed("read the log of administrative changes", err)
+	switch {
+	case absent(err):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("read the log of administrative changes: %w", err)
+	}
+	return lines, nil
 }
 
-// AuditedSince returns the number of queues that administrators have changed by an
-// operation since a time.
-func (s *Store) AuditedSince(ctx context.Context, op string, since time.Time) (n int64, err error) {
-	err = s.work.read(ctx, func(b *pgx.Batch) {
-		b.Queue("select count(*) from "+auditTable+" where schema_name = $1 and operation = $2 and at >= $3", s.schema.Name, op, since).
-			QueryRow(func(row pgx.Row) error { return row.Scan(&n) })
-	})
-	if absent(err) {
+// AuditedSince returns how often administrators have changed queues of a schema by
+// an operation since a time.
+func AuditedSince(ctx context.Context, q Querier, s Schema, op string, since time.Time) (n int64, err error) {
+	err = q.QueryRow(ctx, "select count(*) from "+auditTable+" where schema_name = $1 and operation = $2 and at >= $3", s.Name, op, since).Scan(&n)
+	switch {
+	case absent(err):
 		return 0, nil
+	case err != nil:
+		return 0, fmt.Errorf("count administrative changes: %w", err)
 	}
-	return n, s.failed("count administrative changes", err)
+	return n, nil
 }
 
 // absent reports whether an error says that there is no log: there was no

@@ -21,10 +21,10 @@ import (
 // queue has then, and nothing else is.
 func TestAudit(t *testing.T) {
 	f := newFixture(t, 0)
-	if lines, err := f.Audit(t.Context(), 10); len(lines) != 0 || err != nil {
+	if lines, err := store.Audit(t.Context(), f.conn, f.schema(), 10); len(lines) != 0 || err != nil {
 		t.Errorf("before there is a log: %+v, %v", lines, err)
 	}
-	if n, err := f.AuditedSince(t.Context(), "block", time.Time{}); n != 0 || err != nil {
+	if n, err := store.AuditedSince(t.Context(), f.conn, f.schema(), "block", time.Time{}); n != 0 || err != nil {
 		t.Errorf("before there is a log: %d, %v", n, err)
 	}
 	start := time.Now().Add(-time.Minute)
@@ -54,7 +54,7 @@ func TestAudit(t *testing.T) {
 		{Who: "tester", Operation: "block", RecipientID: first.ID(), Details: "blocked,reason=spam"},
 	}
 	for limit := range 4 {
-		lines, err := admin.Audit(t.Context(), limit)
+		lines, err := store.Audit(t.Context(), f.conn, f.schema(), limit)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -72,10 +72,15 @@ func TestAudit(t *testing.T) {
 		since time.Time
 		want  int64
 	}{{"block", start, 2}, {"unblock", start, 1}, {"delete", start, 0}, {"block", time.Now().Add(time.Hour), 0}} {
-		if n, err := admin.AuditedSince(t.Context(), c.op, c.since); n != c.want || err != nil {
+		if n, err := store.AuditedSince(t.Context(), f.conn, f.schema(), c.op, c.since); n != c.want || err != nil {
 			t.Errorf("%s since %s: %d, %v; want %d", c.op, c.since, n, err, c.want)
 		}
 	}
+}
+
+// schema returns the schema of the fixture.
+func (f fixture) schema() store.Schema {
+	return store.Schema{Name: f.config.Schema, Version: schema.Newest}
 }
 
 func sameID(a, b queue.RecipientID) bool { return a == b }

@@ -261,10 +261,13 @@ func (c *cache) adopt(v *View, since *snapshot, keep bool) *Queue {
 	late := sh.changes.Load() != since.changes[h] || c.epoch.Load() != since.epoch
 	q := sh.find(v.RecipientID)
 	switch {
+	case q != nil && c.trusts(q):
+	case q != nil && !late && q.lock == nil:
+		c.replace(sh, q, v)
+		q.epoch.Store(since.epoch)
 	case q != nil:
-		if !c.trusts(q) && !late && q.lock == nil {
-			c.replace(sh, q, v)
-			q.epoch.Store(since.epoch)
+		if c.budget == 0 {
+			q.epoch.Store(stale) // what it has is older than this look-up
 		}
 	case late:
 		return nil
@@ -447,6 +450,16 @@ func (c *cache) invalidate(id queue.RecipientID) {
 	if q := c.live(id); q != nil {
 		q.epoch.Store(stale)
 	}
+}
+
+// doubt is invalidate for a queue that need not be in memory by its id any more:
+// what was read of it until now may be out of date.
+func (c *cache) doubt(q *Queue) {
+	sh := c.shardOf(q.id)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	sh.changes.Add(1)
+	q.epoch.Store(stale)
 }
 
 // invalidateAll makes all records stale: other processes may have changed any

@@ -216,6 +216,22 @@ func TestAdoptLate(t *testing.T) {
 	}
 }
 
+// Where nothing is kept, a queue that is in use does not pass for read when its row
+// was read while others of its shard were changed.
+func TestAdoptLateWithoutBudget(t *testing.T) {
+	c := newCache(0)
+	v := numberedView(1)
+	since := c.snapshot()
+	q := c.adopt(&v, &since, true)
+	c.shardOf(v.RecipientID).changes.Add(1)
+	v.Status = queue.Status{State: queue.Off}
+	again := c.adopt(&v, &since, true)
+	now, err := again.View()
+	if again != q || err != nil || c.fresh(again) && now.Status != v.Status {
+		t.Errorf("status %s passes for what was read, %s: %v", now.Status, v.Status, err)
+	}
+}
+
 // The lock of a queue goes to those who wait in the order in which they came;
 // those who leave are passed over.
 func TestLockInTurn(t *testing.T) {
@@ -359,5 +375,52 @@ func BenchmarkCachedMemory(b *testing.B) {
 		b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/n, "B/queue")
 		b.ReportMetric(float64(s.cache.stats().Bytes)/n, "accounted-B/queue")
 		runtime.KeepAlive(s)
+	}
+}
+
+// A row that was read before the outcome of a change became doubtful is not taken
+// for the present one.
+func TestAdoptDoubtful(t *testing.T) {
+	c := newCache(1 << 20)
+	v := numberedView(0)
+	q := c.adopted(t, v)
+	since := c.snapshot()
+	c.doubt(q)
+	if c.adopt(&v, &since, false); c.fresh(q) {
+		t.Error("adopted")
+	}
+}
+
+// A changed or deleted queue leaves nothing under the ids that it had.
+//
+// contract: QS-11
+func TestIndexesFollow(t *testing.T) {
+	c := newCache(1 << 20)
+	v := numberedView(0)
+	q := c.adopted(t, v)
+	entries := func(x *index) (n int) {
+		for i := range x {
+			n += len(x[i].queues)
+		}
+		return n
+	}
+	check := func(step string, senders, notifiers int) {
+		t.Helper()
+		if s, n := entries(&c.senders), entries(&c.notifiers); s != senders || n != notifiers {
+			t.Errorf("%s: %d senders, %d notifiers, want %d, %d", step, s, n, senders, notifiers)
+		}
+	}
+	check("added", 1, 1)
+	changed := v
+	changed.Notifier.ID = queue.NotifierID{EntityID: numberedView(1).Notifier.ID.EntityID}
+	c.publish(q, &changed)
+	check("another notifier", 1, 1)
+	changed.Notifier = queue.Notifier{}
+	c.publish(q, &changed)
+	check("no notifier", 1, 0)
+	c.publish(q, nil)
+	check("deleted", 0, 0)
+	if s := c.stats(); s.Queues != 0 || s.Bytes != 0 {
+		t.Errorf("deleted: %+v", s)
 	}
 }

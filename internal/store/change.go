@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -18,9 +17,12 @@ import (
 func (s *Store) AddQueue(ctx context.Context, r *queue.Record) (*Queue, error) {
 	op := "add queue " + r.RecipientID.String()
 	since := s.cache.snapshot()
-	counted := s.counts.begin()
+	counted, err := s.counts.begin(ctx)
+	if err != nil {
+		return nil, s.failed(op, err)
+	}
 	defer counted.end()
-	err := s.work.write(ctx, func(b *pgx.Batch) {
+	err = s.work.write(ctx, func(b *pgx.Batch) {
 		b.Queue("insert into "+s.schema.table("msg_queues")+" ("+names(queueColumns, "")+") values ("+placeholders(len(queueColumns))+")",
 			arguments(queueColumns, r)...)
 		s.announce(b, "add", r.RecipientID)
@@ -36,7 +38,7 @@ func (s *Store) AddQueue(ctx context.Context, r *queue.Record) (*Queue, error) {
 	if q := s.cache.adopt(&v, &since, true); q != nil {
 		return q, nil
 	}
-	q, err := s.findStored(ctx, lookup{ByRecipient, r.RecipientID.EntityID})
+	q, err := s.findStored(context.WithoutCancel(ctx), lookup{ByRecipient, r.RecipientID.EntityID})
 	return q, s.failed(op, err)
 }
 
@@ -87,7 +89,10 @@ func (h held) change(ctx context.Context, op string, refused error, decide func(
 	if c == nil || err != nil {
 		return err
 	}
-	counted := s.counts.begin()
+	counted, err := s.counts.begin(ctx)
+	if err != nil {
+		return err
+	}
 	defer counted.end()
 	var rows int64
 	err = s.work.write(ctx, func(b *pgx.Batch) {
@@ -100,8 +105,7 @@ func (h held) change(ctx context.Context, op string, refused error, decide func(
 	if err != nil {
 		counted.failed(err)
 		if !certain(err) {
-			// The next caller sees which it was.
-			q.epoch.Store(stale)
+			s.uncertain(q)
 		}
 		return taken(err)
 	}
@@ -118,18 +122,29 @@ func (h held) change(ctx context.Context, op string, refused error, decide func(
 	return nil
 }
 
+// uncertain is for a queue whose row may have been changed or not: the next caller
+// sees which it was. Sessions of a pooler cannot be ended: there, the change may be
+// made later, until the server's limit of time ends it.
+func (s *Store) uncertain(q *Queue) {
+	s.cache.doubt(q)
+	if s.o.Pooled {
+		time.AfterFunc(serverLimit(interactiveTimeout), func() { s.invalidate(q.id) })
+	}
+}
+
 // unchanged finds out why a row was not changed: it was refused, or the record
-// was not what the row is.
+// was not what the row is. The caller's context does not matter any more.
 func (h held) unchanged(ctx context.Context, refused error) error {
 	q := h.queues[0]
 	before := q.record.Load()
-	q.epoch.Store(stale)
-	if err := h.reload(ctx); err != nil {
-		return fmt.Errorf("%w: %w", ErrStale, err)
+	h.s.cache.doubt(q)
+	if err := h.reload(context.WithoutCancel(ctx)); err != nil {
+		return err
 	}
 	if after := q.record.Load(); refused != nil && after != nil && *after == *before {
 		return refused
 	}
+	h.s.counts.doubt() // it was counted for what it was not
 	return ErrStale
 }
 
@@ -142,7 +157,7 @@ func (s *Store) SecureQueue(ctx context.Context, q *Queue, key smp.PublicKey) er
 			return nil, nil
 		case smp.PublicKey{}:
 			v.SenderKey = key
-			return &change{set: "sender_key = $2", args: []any{key}, log: &storelog.Secure{ID: q.id, Key: key}}, nil
+			return &change{set: "sender_key = $2", where: "(sender_key is null or sender_key = $2)", args: []any{key}, log: &storelog.Secure{ID: q.id, Key: key}}, nil
 		}
 		return nil, ErrRefused
 	})

@@ -323,6 +323,36 @@ func TestChangesInTurn(t *testing.T) {
 	})
 }
 
+// Transactions are READ COMMITTED, whatever the server's default is. Behind a pooler,
+// where that cannot be set, the store says what to do.
+//
+// contract: QS-08
+func TestIsolation(t *testing.T) {
+	f := newFixture(t, 1<<20)
+	f.exec(t, "do $$ begin execute format('alter database %I set default_transaction_isolation = serializable', current_database()); end $$")
+	f.Store = openStore(t, store.Options{Config: f.config})
+	f.exec(t, `
+		create table seen (level text);
+		create function see() returns trigger language plpgsql as $$ begin
+		  insert into seen values (current_setting('transaction_isolation')); return null; end $$;
+		create trigger see after insert or update on msg_queues for each statement execute function see()`)
+	q := f.add(t, newRecord())
+	if err := f.SuspendQueue(t.Context(), q); err != nil {
+		t.Fatal(err)
+	}
+	f.write(t, q.ID(), newMessage(1, "body"))
+	if n := f.number(t, "select count(*) from seen where level = 'read committed'"); n != 3 {
+		t.Errorf("%d of 3 changes were READ COMMITTED", n)
+	}
+	s, err := store.Open(t.Context(), store.Options{Config: f.config, Pooled: true})
+	if err == nil {
+		s.Close()
+	}
+	if err == nil || !strings.Contains(err.Error(), "default_transaction_isolation is serializable: set it to 'read committed'") {
+		t.Errorf("%v", err)
+	}
+}
+
 // What fails is logged with the operation; a client is told no more than STORE.
 //
 // contract: QS-08
@@ -347,6 +377,91 @@ func TestDatabaseError(t *testing.T) {
 		}
 		if n := strings.Count(log.String(), "\n"); n > 50 {
 			t.Errorf("%d lines for 101 failures", n)
+		}
+	})
+}
+
+// A change whose connection broke may still be made by its session, which waits
+// for a lock. Whoever looks next sees what becomes of it, not what was before.
+//
+// contract: QS-02
+func TestLateCommit(t *testing.T) {
+	for name, see := range map[string]func(s fixture, id queue.RecipientID) (queue.Status, error){
+		"look-up": func(s fixture, id queue.RecipientID) (queue.Status, error) {
+			q, err := s.QueueByRecipient(context.Background(), id)
+			if err != nil {
+				return queue.Status{}, err
+			}
+			v, err := q.View()
+			return v.Status, err
+		},
+		"bulk": func(s fixture, _ queue.RecipientID) (status queue.Status, err error) {
+			for row, err := range s.All(context.Background()) {
+				if err != nil {
+					return status, err
+				}
+				status = row.Status
+			}
+			return status, nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) { testLateCommit(t, see) })
+	}
+}
+
+func testLateCommit(t *testing.T, see func(s fixture, id queue.RecipientID) (queue.Status, error)) {
+	t.Helper()
+	f := newFixture(t, 0)
+	p := newProxy(t, f.config.DSN)
+	through := f.config
+	through.DSN = p.dsn()
+	s := fixture{Store: openStore(t, store.Options{Config: through, CacheSize: 1 << 20})}
+	r := newRecord()
+	q := s.add(t, r)
+	f.exec(t, "begin")
+	f.exec(t, "select 1 from msg_queues for update")
+	answer := make(chan error)
+	go func() { answer <- s.SuspendQueue(t.Context(), q) }()
+	f.waitForLocks(t, 1)
+	p.refuse() // nor does a request to cancel it get through
+	if err := <-answer; store.CodeOf(err) != store.CodeStore || store.Certain(err) {
+		t.Fatalf("a broken connection: %v", err)
+	}
+	f.waitForLocks(t, 1) // still
+	p.restore(t)
+	var was queue.Status
+	eventually(t, "the database is back", func() bool {
+		var err error
+		was, err = see(s, r.RecipientID)
+		return err == nil
+	})
+	f.exec(t, "commit")
+	eventually(t, "nobody is at work any more", func() bool {
+		return f.number(t, "select count(*) from pg_stat_activity where datname = current_database() and state = 'active'") == 1
+	})
+	stored, err := f.stored(t, r.RecipientID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if was != stored.Status {
+		t.Errorf("seen: %s, then in the database: %s", was, stored.Status)
+	}
+}
+
+// A queue that another process has secured keeps its key, even if this one has not
+// heard of it.
+//
+// contract: QS-12
+func TestSecuredElsewhere(t *testing.T) {
+	eachCache(t, func(t *testing.T, f fixture) {
+		r := newRecord()
+		q := f.add(t, r)
+		r.SenderKey = randomKey()
+		f.exec(t, "update msg_queues set sender_key = $1", r.SenderKey)
+		wantError(t, f.SecureQueue(t.Context(), q, randomKey()), store.CodeAuth, store.ErrStale)
+		wantView(t, f.wantFound(t, r), r)
+		if err := f.SecureQueue(t.Context(), q, r.SenderKey); err != nil {
+			t.Error(err)
 		}
 	})
 }

@@ -36,27 +36,35 @@ func Connect(ctx context.Context, c Config) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, &connectError{err}
 	}
-	if err := prepareSession(ctx, conn, c.Schema, 0); err != nil {
+	if err := prepareSession(ctx, conn, c.Schema, 0, 0); err != nil {
 		return nil, errors.Join(err, conn.Close(context.WithoutCancel(ctx)))
 	}
 	return conn, nil
 }
 
-// prepareSession sets what a session needs. The time limit for a statement is 0
-// for none. It is not among the parameters of the start: poolers refuse those
-// that they do not know.
-func prepareSession(ctx context.Context, conn *pgx.Conn, name string, limit time.Duration) error {
+// isolation is what all transactions have that do not ask for another one.
+const isolation = "read committed"
+
+// prepareSession sets what a session needs. The limits for a statement, and for its
+// waiting for a lock, are 0 for none. They are not among the parameters of the
+// start: poolers refuse those that they do not know.
+func prepareSession(ctx context.Context, conn *pgx.Conn, name string, statement, lock time.Duration) error {
 	_, err := conn.Exec(ctx, `
 		select set_config('search_path', $1, false),
 		       set_config('client_min_messages', 'warning', false),
+		       set_config('default_transaction_isolation', '`+isolation+`', false),
 		       set_config('statement_timeout', $2, false),
+		       set_config('lock_timeout', $3, false),
 		       set_config('idle_in_transaction_session_timeout', '0', false)`,
-		schema.Quote(name), strconv.FormatInt(limit.Milliseconds(), 10))
+		schema.Quote(name), milliseconds(statement), milliseconds(lock))
 	if err != nil {
 		return fmt.Errorf("set up the database session: %w", err)
 	}
 	return nil
 }
+
+// milliseconds returns a limit of time as the settings of PostgreSQL have it.
+func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 
 // parseCause returns what is wrong with a connection string. The error of pgx can
 // quote the string, with its password.

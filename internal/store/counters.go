@@ -2,7 +2,9 @@ package store
 
 import (
 	"context"
+	"fmt"
 	"sync"
+	"time"
 
 	"github.com/smpq/smpq/internal/queue"
 )
@@ -11,10 +13,17 @@ import (
 // reading all rows, and kept up to date from then on; after changes by others
 // they are counted again.
 func (s *Store) Entities(ctx context.Context) (Entities, error) {
-	s.counts.once.Lock()
-	defer s.counts.once.Unlock()
 	if e, ok := s.counts.get(); ok {
 		return e, nil
+	}
+	select {
+	case s.counts.turn <- struct{}{}:
+		defer func() { <-s.counts.turn }()
+	case <-ctx.Done():
+		return Entities{}, s.failed("count entities", ctx.Err())
+	}
+	if e, ok := s.counts.get(); ok {
+		return e, nil // somebody else has counted meanwhile
 	}
 	e, err := s.countEntities(ctx)
 	if err != nil {
@@ -32,7 +41,7 @@ func (s *Store) countEntities(ctx context.Context) (e Entities, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.bulk.timeout)
 	defer cancel()
 	err = Snapshot(ctx, conn.Conn(), func(q Querier) error {
-		if err := s.counts.restart(func() error {
+		if err := s.counts.restart(ctx, func(ctx context.Context) error {
 			_, err := q.Exec(ctx, "select 1")
 			return err
 		}); err != nil {
@@ -40,7 +49,7 @@ func (s *Store) countEntities(ctx context.Context) (e Entities, err error) {
 		}
 		counted, err := CountEntities(ctx, q, s.schema)
 		if err == nil {
-			e = s.counts.add(counted.Entities)
+			e = s.counts.add(counted)
 		}
 		return err
 	})
@@ -49,16 +58,19 @@ func (s *Store) countEntities(ctx context.Context) (e Entities, err error) {
 
 // counters keep the numbers of entities.
 type counters struct {
-	once sync.Mutex // held by who counts
+	turn chan struct{} // has one element while somebody counts; its capacity is 1
 
-	// Whoever changes queues holds it for reading until the change is counted;
-	// so between two changes there is a moment at which to begin to count.
-	changes sync.RWMutex
+	mu sync.Mutex // guards the rest
 
-	mu       sync.Mutex // guards the rest
-	known    bool       // numbers is complete
-	doubtful bool       // others have changed something since the count began
-	numbers  Entities   // of all, or of what was changed since the count began
+	// A count begins at a moment at which no change is under way: those that come
+	// wait until those that are there have been counted.
+	changes int           // under way
+	drained chan struct{} // closed when there are none; nil: nobody waits for it
+	pause   chan struct{} // closed when changes may go on; nil: they may
+
+	known    bool     // numbers is complete
+	doubtful bool     // others have changed something since the count began
+	numbers  Entities // of all, or of what was changed since the count began
 }
 
 // get returns the numbers, if they are known.
@@ -68,15 +80,37 @@ func (c *counters) get() (Entities, bool) {
 	return c.numbers, c.known && !c.doubtful
 }
 
+// pauseLimit bounds how long changes wait for a count to begin: for those under
+// way, and then for the database.
+const pauseLimit = time.Second
+
 // restart begins a count: see is to see all changes made before, and none made
 // after.
-func (c *counters) restart(see func() error) error {
-	c.changes.Lock()
-	defer c.changes.Unlock()
+func (c *counters) restart(ctx context.Context, see func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, pauseLimit)
+	defer cancel()
+	c.mu.Lock()
+	c.pause, c.drained = make(chan struct{}), make(chan struct{})
+	drained := c.drained
+	if c.changes == 0 {
+		close(drained)
+	}
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		close(c.pause)
+		c.pause, c.drained = nil, nil
+	}()
+	select {
+	case <-drained:
+	case <-ctx.Done():
+		return fmt.Errorf("wait for changes that are under way: %w", ctx.Err())
+	}
 	c.mu.Lock()
 	c.numbers, c.known, c.doubtful = Entities{}, false, false
 	c.mu.Unlock()
-	return see()
+	return see(ctx)
 }
 
 // add ends a count.
@@ -98,12 +132,34 @@ func (c *counters) doubt() {
 // A counting is a change that is to be counted.
 type counting struct{ c *counters }
 
-func (c *counters) begin() counting {
-	c.changes.RLock()
-	return counting{c}
+// begin waits while a count begins. The caller ends what it returns.
+func (c *counters) begin(ctx context.Context) (counting, error) {
+	for {
+		c.mu.Lock()
+		pause := c.pause
+		if pause == nil {
+			c.changes++
+		}
+		c.mu.Unlock()
+		if pause == nil {
+			return counting{c}, nil
+		}
+		select {
+		case <-pause:
+		case <-ctx.Done():
+			return counting{}, &unsentError{ctx.Err()}
+		}
+	}
 }
 
-func (n counting) end() { n.c.changes.RUnlock() }
+func (n counting) end() {
+	n.c.mu.Lock()
+	defer n.c.mu.Unlock()
+	n.c.changes--
+	if n.c.changes == 0 && n.c.drained != nil {
+		close(n.c.drained)
+	}
+}
 
 // moved counts that a queue that was like one view is like another now; nil is a
 // queue that is not there.
@@ -134,16 +190,11 @@ func (n counting) failed(err error) {
 
 // addAll adds the numbers of more.
 func (e *Entities) addAll(more Entities) {
-	for to, n := range map[*int64]int64{
-		&e.Queues: more.Queues, &e.Notifiers: more.Notifiers,
-		&e.RcvServices: more.RcvServices, &e.NtfServices: more.NtfServices, &e.ProxyServices: more.ProxyServices,
-		&e.RcvServiceQueues: more.RcvServiceQueues, &e.NtfServiceQueues: more.NtfServiceQueues,
-		&e.Secured: more.Secured, &e.Links: more.Links,
-		&e.Mode.Messaging: more.Mode.Messaging, &e.Mode.Contact: more.Mode.Contact, &e.Mode.Unknown: more.Mode.Unknown,
-		&e.Status.Active: more.Status.Active, &e.Status.Off: more.Status.Off, &e.Status.Blocked: more.Status.Blocked,
-		&e.Status.Spam: more.Status.Spam, &e.Status.Content: more.Status.Content,
-		&e.Status.Notice: more.Status.Notice, &e.Status.Unreadable: more.Status.Unreadable,
-	} {
-		*to += n
-	}
+	e.Queues += more.Queues
+	e.Notifiers += more.Notifiers
+	e.RcvServices += more.RcvServices
+	e.NtfServices += more.NtfServices
+	e.ProxyServices += more.ProxyServices
+	e.RcvServiceQueues += more.RcvServiceQueues
+	e.NtfServiceQueues += more.NtfServiceQueues
 }

@@ -12,7 +12,8 @@ import (
 	"github.com/smpq/smpq/internal/queue"
 )
 
-// Entities are the numbers of what a router has. Queues are live ones.
+// Entities are the numbers of what a router has, those that it reports. Queues are
+// live ones.
 type Entities struct {
 	Queues           int64 `json:"queues"`
 	Notifiers        int64 `json:"notifiers"`                // queues with a notifier
@@ -21,7 +22,11 @@ type Entities struct {
 	ProxyServices    int64 `json:"proxy_services"`           // services of role P
 	RcvServiceQueues int64 `json:"receiving_service_queues"` // queues with a receiving service
 	NtfServiceQueues int64 `json:"notifier_service_queues"`  // queues with a notifier service
+}
 
+// QueueCounts are entities, and of what kinds the live queues are.
+type QueueCounts struct {
+	Entities
 	Secured int64        `json:"secured"` // queues with a sender key
 	Links   int64        `json:"links"`   // queues with a short link
 	Mode    ModeCounts   `json:"mode"`
@@ -58,27 +63,32 @@ func (e *Entities) AddService(role queue.Role, n int64) {
 	}
 }
 
-// AddQueue counts a live queue.
-func (e *Entities) AddQueue(q *queue.Record) {
-	v := viewOf(q)
-	e.add(&v, 1)
-}
-
 // add counts n live queues like v.
 func (e *Entities) add(v *View, n int64) {
-	count := func(number *int64, ok bool) {
-		if ok {
-			*number += n
-		}
-	}
 	e.Queues += n
-	count(&e.Notifiers, v.HasNotifier())
-	count(&e.RcvServiceQueues, !v.RcvService.IsZero())
-	count(&e.NtfServiceQueues, !v.Notifier.Service.IsZero())
-	count(&e.Secured, !v.SenderKey.IsZero())
-	count(&e.Links, !v.LinkID.IsZero())
-	e.Mode.add(v.Mode, n)
-	e.Status.add(v.Status, n)
+	if v.HasNotifier() {
+		e.Notifiers += n
+	}
+	if !v.RcvService.IsZero() {
+		e.RcvServiceQueues += n
+	}
+	if !v.Notifier.Service.IsZero() {
+		e.NtfServiceQueues += n
+	}
+}
+
+// AddQueue counts a live queue.
+func (c *QueueCounts) AddQueue(q *queue.Record) {
+	v := viewOf(q)
+	c.add(&v, 1)
+	if !v.SenderKey.IsZero() {
+		c.Secured++
+	}
+	if !v.LinkID.IsZero() {
+		c.Links++
+	}
+	c.Mode.add(v.Mode, 1)
+	c.Status.add(v.Status, 1)
 }
 
 func (c *ModeCounts) add(m queue.Mode, n int64) {
@@ -114,7 +124,7 @@ func (c *StatusCounts) add(s queue.Status, n int64) {
 
 // Counts are the numbers of what the tables of a schema hold.
 type Counts struct {
-	Entities
+	QueueCounts
 	SoftDeleted    int64          `json:"soft_deleted"`       // queues that compaction will remove
 	DamagedNotices int64          `json:"damaged_notices"`    // queues, also soft-deleted, whose notice lost its quotes
 	Messages       *MessageCounts `json:"messages,omitempty"` // nil: the schema has no messages
@@ -133,9 +143,25 @@ type MessageCounts struct {
 	QueueSizes *int64 `json:"queue_sizes,omitempty"`
 }
 
-// CountEntities counts what a schema holds, in one pass over each table. The
-// numbers agree with each other if q is a [Snapshot].
-func CountEntities(ctx context.Context, q Querier, s Schema) (Counts, error) {
+// CountEntities counts the entities that a schema holds, in one pass over the
+// queues. The numbers agree with each other if q is a [Snapshot].
+func CountEntities(ctx context.Context, q Querier, s Schema) (Entities, error) {
+	var e Entities
+	if err := e.countServices(ctx, q, s); err != nil {
+		return Entities{}, err
+	}
+	err := q.QueryRow(ctx, "select count(*), count(notifier_id), count(rcv_service_id), count(ntf_service_id) from "+
+		s.table("msg_queues")+" where deleted_at is null").
+		Scan(&e.Queues, &e.Notifiers, &e.RcvServiceQueues, &e.NtfServiceQueues)
+	if err != nil {
+		return Entities{}, fmt.Errorf("count queues: %w", err)
+	}
+	return e, nil
+}
+
+// CountAll counts what a schema holds, in one pass over each table. The numbers
+// agree with each other if q is a [Snapshot].
+func CountAll(ctx context.Context, q Querier, s Schema) (Counts, error) {
 	c := Counts{Messages: newMessageCounts(s)}
 	if err := c.countServices(ctx, q, s); err != nil {
 		return Counts{}, err
@@ -162,7 +188,7 @@ func newMessageCounts(s Schema) *MessageCounts {
 }
 
 // countServices counts the rows of services, of which there are few.
-func (c *Counts) countServices(ctx context.Context, q Querier, s Schema) error {
+func (e *Entities) countServices(ctx context.Context, q Querier, s Schema) error {
 	rows, err := q.Query(ctx, "select service_role, count(*) from "+s.table("services")+" group by service_role")
 	if err != nil {
 		return fmt.Errorf("count services: %w", err)
@@ -171,7 +197,7 @@ func (c *Counts) countServices(ctx context.Context, q Querier, s Schema) error {
 	var n int64
 	_, err = pgx.ForEachRow(rows, []any{&text, &n}, func() error {
 		role, err := queue.ParseRole(text)
-		c.AddService(role, n)
+		e.AddService(role, n)
 		return err
 	})
 	if err != nil {
@@ -248,11 +274,11 @@ func (c *Counts) countQueues(ctx context.Context, q Querier, s Schema) error {
 // ErrNoStatistics reports a table of which PostgreSQL has no statistics yet.
 var ErrNoStatistics = errors.New("no statistics")
 
-// EstimateEntities is [CountEntities] by the statistics that PostgreSQL keeps for
+// EstimateAll is [CountAll] by the statistics that PostgreSQL keeps for
 // its planner: it takes no longer for large tables, and is as good as the last
 // ANALYZE. Services are counted. A table that was never analyzed is
 // ErrNoStatistics.
-func EstimateEntities(ctx context.Context, q Querier, s Schema) (Counts, error) {
+func EstimateAll(ctx context.Context, q Querier, s Schema) (Counts, error) {
 	c := Counts{Messages: newMessageCounts(s), Estimated: true}
 	if err := c.countServices(ctx, q, s); err != nil {
 		return Counts{}, err

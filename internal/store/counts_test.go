@@ -18,7 +18,7 @@ import (
 )
 
 // The counts are those of the rows, counted one by one.
-func TestCountEntities(t *testing.T) {
+func TestCountAll(t *testing.T) {
 	conn := pgtest.Conn(t, pgtest.DSN(t))
 	for _, dir := range dumptest.Dirs(t) {
 		t.Run(filepath.Base(dir), func(t *testing.T) {
@@ -57,12 +57,16 @@ func TestCountEntities(t *testing.T) {
 			for _, sv := range services {
 				want.AddService(sv.Role, 1)
 			}
-			got, err := store.CountEntities(t.Context(), conn, s)
+			got, err := store.CountAll(t.Context(), conn, s)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("counts (-want +got):\n%s", diff)
+			}
+			entities, err := store.CountEntities(t.Context(), conn, s)
+			if err != nil || entities != want.Entities {
+				t.Errorf("entities %+v, %v; want %+v", entities, err, want.Entities)
 			}
 		})
 	}
@@ -72,7 +76,7 @@ func TestCountEntities(t *testing.T) {
 func TestCountUnreadableStatus(t *testing.T) {
 	conn, s := loadDump(t, dumptest.Root+"/variants/00-base")
 	update(t, conn, "set status = 'asleep', queue_mode = '?'")
-	got, err := store.CountEntities(t.Context(), conn, s)
+	got, err := store.CountAll(t.Context(), conn, s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,9 +100,9 @@ const fill = `
 	  from generate_series(1, 20000) i`
 
 // An estimate comes close to the counts.
-func TestEstimateEntities(t *testing.T) {
+func TestEstimateAll(t *testing.T) {
 	conn, s := loadDump(t, dumptest.Root+"/variants/00-base")
-	_, err := store.EstimateEntities(t.Context(), conn, s)
+	_, err := store.EstimateAll(t.Context(), conn, s)
 	if !errors.Is(err, store.ErrNoStatistics) {
 		t.Fatalf("an estimate without statistics: %v", err)
 	}
@@ -106,11 +110,11 @@ func TestEstimateEntities(t *testing.T) {
 	pgtest.Exec(t, conn, fmt.Sprintf(fill, quoted))
 	pgtest.Exec(t, conn, fmt.Sprintf("insert into %s.messages (recipient_id, msg_id, msg_ts, msg_quota, msg_ntf_flag, msg_body) select recipient_id, '\\x00', 0, get_byte(recipient_id, 0) < 64, false, '' from %[1]s.msg_queues where sender_key is null", quoted))
 	pgtest.Exec(t, conn, fmt.Sprintf("analyze %s.msg_queues; analyze %[1]s.messages", quoted))
-	got, err := store.EstimateEntities(t.Context(), conn, s)
+	got, err := store.EstimateAll(t.Context(), conn, s)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := store.CountEntities(t.Context(), conn, s)
+	want, err := store.CountAll(t.Context(), conn, s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +132,7 @@ func TestEstimateEntities(t *testing.T) {
 	// A table that was emptied since has no pages.
 	pgtest.Exec(t, conn, "delete from "+quoted+".msg_queues")
 	pgtest.Exec(t, conn, "vacuum "+quoted+".msg_queues")
-	if got, err := store.EstimateEntities(t.Context(), conn, s); err != nil || got.Queues != 0 {
+	if got, err := store.EstimateAll(t.Context(), conn, s); err != nil || got.Queues != 0 {
 		t.Errorf("estimate of an empty table: %+v, %v", got, err)
 	}
 }

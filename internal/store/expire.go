@@ -3,7 +3,7 @@ package store
 import (
 	"context"
 	"log/slog"
-	"strconv"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -49,30 +49,56 @@ func (s *Store) ExpireMessages(ctx context.Context, o ExpireOptions) (Expired, e
 		size = DefaultExpireBatch
 	}
 	for {
-		ids, err := s.expirable(ctx, o.Before, done.Last, size)
-		if err == nil && len(ids) > 0 {
-			err = s.expireBatch(ctx, ids, o.Before, &done)
-		}
+		ids, last, err := s.expirable(ctx, o.Before, done.Last)
 		if err != nil {
 			return done, s.failed("expire messages", err)
 		}
-		if len(ids) < size {
+		for batch := range slices.Chunk(ids, size) {
+			if err := s.expireBatch(ctx, batch, o.Before, &done); err != nil {
+				return done, s.failed("expire messages", err)
+			}
+		}
+		if last.IsZero() {
 			return done, nil
 		}
+		done.Last = last
 	}
 }
 
-// expirable returns the next queues with messages that are old enough. Some of
-// these may be behind younger ones.
-func (s *Store) expirable(ctx context.Context, before int64, after queue.RecipientID, limit int) ([]queue.RecipientID, error) {
-	return s.readIDs(ctx, `
-		select q.recipient_id
-		  from `+s.schema.table("msg_queues")+` q
-		 where q.deleted_at is null and q.msg_queue_expire and q.recipient_id > $2
-		   and exists (select from `+s.schema.table("messages")+` m
-		                where m.recipient_id = q.recipient_id and m.msg_ts < $1 and not m.msg_quota)
-		 order by q.recipient_id
-		 limit $3`, before, after.Bytes(), limit)
+// expirePage is how many queues are looked at in one statement.
+const expirePage = 2000
+
+// expirable returns those of the next queues that have messages that are old enough,
+// and the last that it looked at, zero at the end. Some may be behind younger ones.
+//
+// What a statement looks at is bounded, not what it finds: otherwise the server
+// would read, or sort, all queues for each batch.
+func (s *Store) expirable(ctx context.Context, before int64, after queue.RecipientID) (ids []queue.RecipientID, last queue.RecipientID, err error) {
+	n := 0
+	err = s.bulk.read(ctx, query(`
+		select q.recipient_id,
+		       (select true from `+s.schema.table("messages")+` m
+		         where m.recipient_id = q.recipient_id and m.msg_ts < $1 and not m.msg_quota limit 1) is not null
+		  from (select recipient_id from `+s.schema.table("msg_queues")+`
+		         where deleted_at is null and msg_queue_expire and recipient_id > $2
+		         order by recipient_id
+		         limit $3) q
+		 order by 1`, []any{before, after.Bytes(), expirePage}, func(rows pgx.Rows) error {
+		var old bool
+		ids, n = ids[:0], 0
+		_, err := pgx.ForEachRow(rows, []any{&last, &old}, func() error {
+			n++
+			if old {
+				ids = append(ids, last)
+			}
+			return nil
+		})
+		return err
+	}))
+	if n < expirePage {
+		last = queue.RecipientID{}
+	}
+	return ids, last, err
 }
 
 // expireBatch expires messages of the given queues: of each by itself, if that of
@@ -138,7 +164,6 @@ func (s *Store) expire(ctx context.Context, l *lane, ids []queue.RecipientID, be
 		)
 		select coalesce(sum(n), 0)::bigint, count(*) from expired`
 	err = l.write(ctx, func(b *pgx.Batch) {
-		b.Queue(limitLocks, strconv.FormatInt(lockTimeout.Milliseconds(), 10))
 		b.Queue(lock, ids)
 		b.Queue(sql, before).QueryRow(func(row pgx.Row) error { return row.Scan(&n.messages, &n.queues) })
 	})

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
@@ -35,7 +34,7 @@ func (f fixture) fill(t testing.TB, id queue.RecipientID, contents string) {
 		case 'm':
 			m.QuotaMarker = true
 		}
-		if _, err := f.WriteMessage(t.Context(), id, m); err != nil && !(m.QuotaMarker && errors.Is(err, store.ErrQuota)) {
+		if _, err := f.WriteMessage(t.Context(), id, m); err != nil && (!m.QuotaMarker || !errors.Is(err, store.ErrQuota)) {
 			t.Fatal(err)
 		}
 	}
@@ -224,21 +223,5 @@ func TestExpireCancelled(t *testing.T) {
 // await waits until a query for a number has the wanted result.
 func (f fixture) await(t testing.TB, sql string, want int64) {
 	t.Helper()
-	awaitTrue(t, func() bool { return f.number(t, sql) == want })
-}
-
-// awaitTrue waits until a condition is true.
-func awaitTrue(t testing.TB, condition func() bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	ticker := time.NewTicker(2 * time.Millisecond)
-	defer ticker.Stop()
-	for !condition() {
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			t.Fatal("it does not happen: ", ctx.Err())
-		}
-	}
+	eventually(t, sql, func() bool { return f.number(t, sql) == want })
 }

@@ -13,8 +13,8 @@ import (
 // Certain is certain, for tests.
 func Certain(err error) bool { return certain(err) }
 
-// Away is errAway, for tests.
-var Away = errAway
+// ErrAway is errAway, for tests.
+var ErrAway = errAway
 
 // A Lane is a lane, for tests.
 type Lane struct{ *lane }
@@ -50,13 +50,13 @@ func (a Announcements) invalidateAll()                  { a.Lost() }
 // may take no longer than timeout.
 func Listen(ctx context.Context, c Config, silence, timeout time.Duration, a Announcements) {
 	l := listener{config: c, cache: a, log: slog.New(slog.DiscardHandler), silence: silence, timeout: timeout}
-	l.run(ctx)
+	l.run(ctx, func() {})
 }
 
 // Poll reads the log of administrative changes again and again until ctx is done.
 func Poll(ctx context.Context, l Lane, schemaName string, interval time.Duration, a Announcements) {
 	p := newPoller(l.lane, Schema{Name: schemaName}, a, slog.New(slog.DiscardHandler))
-	p.run(ctx, interval)
+	p.run(ctx, interval, func() {})
 }
 
 // Channel is channel, for tests.

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,14 +27,19 @@ type lane struct {
 	begin   string        // begins transactions where sessions cannot be set up; else empty
 	args    []any         // of begin
 	outage  outage
+	orphans *orphans // nil where sessions belong to a pooler
 }
 
 const (
 	// retryConnect is how long calls fail at once after a connection failed.
 	retryConnect = 200 * time.Millisecond
-	// connectTimeout bounds one attempt to connect, and the test of a connection
-	// that was not used for a while.
+	// connectTimeout bounds one attempt to connect, or to find out whether a
+	// connection that was not used for a while still works.
 	connectTimeout = 5 * time.Second
+	// lockTimeout bounds how long a statement waits for a queue or a table that
+	// another session has locked. It is much less than the time of a lane, as this
+	// way it is certain that nothing was written.
+	lockTimeout = 2 * time.Second
 	// tries is how often statements are tried.
 	tries = 3
 	// retryPause is the pause before statements are tried again; it doubles.
@@ -43,7 +48,7 @@ const (
 
 // beginLocal sets, for a transaction, what prepareSession sets for a session. A
 // pooler may give each transaction another one.
-const beginLocal = "select set_config('search_path', $1, true), set_config('statement_timeout', $2, true)"
+const beginLocal = "select set_config('search_path', $1, true), set_config('statement_timeout', $2, true), set_config('lock_timeout', $3, true)"
 
 // newLane returns a lane with up to size connections, of which none is made yet.
 func newLane(ctx context.Context, o Options, size int, timeout time.Duration) (*lane, error) {
@@ -54,27 +59,37 @@ func newLane(ctx context.Context, o Options, size int, timeout time.Duration) (*
 	cfg.MaxConns = int32(size) //nolint:gosec // a number of connections
 	cfg.MinConns = 0
 	cfg.MinIdleConns = 0
-	cfg.PingTimeout = connectTimeout
-	if t := cfg.ConnConfig.ConnectTimeout; t <= 0 || t > connectTimeout {
-		cfg.ConnConfig.ConnectTimeout = connectTimeout
+	// Less than the time of a call, so that a call sees what came of it.
+	connect := min(connectTimeout, timeout/2)
+	if t := cfg.ConnConfig.ConnectTimeout; t > 0 {
+		connect = min(connect, t)
 	}
+	cfg.PingTimeout, cfg.ConnConfig.ConnectTimeout = connect, connect
 	cfg.ConnConfig.RuntimeParams["application_name"] = o.Application
 	l := &lane{timeout: timeout}
 	// The client gives up first, and cancels the statement. The server does if that
 	// does not get through.
-	limit := 2 * timeout
+	limit := serverLimit(timeout)
 	if o.Pooled {
 		// Prepared statements belong to a session.
 		cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 		l.begin = beginLocal
-		l.args = []any{schema.Quote(o.Schema), strconv.FormatInt(limit.Milliseconds(), 10)}
+		l.args = []any{schema.Quote(o.Schema), milliseconds(limit), milliseconds(lockTimeout)}
 	}
-	cfg.BeforeConnect = func(context.Context, *pgx.ConnConfig) error { return l.outage.mayTry() }
+	if !o.Pooled {
+		l.orphans = &orphans{application: o.Application}
+	}
+	cfg.BeforeConnect = func(ctx context.Context, _ *pgx.ConnConfig) error {
+		if ctx.Value(probing{}) != nil {
+			return nil
+		}
+		return l.outage.err()
+	}
 	cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
 		if !o.Pooled {
-			ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+			ctx, cancel := context.WithTimeout(ctx, connect)
 			defer cancel()
-			if err := prepareSession(ctx, conn, o.Schema, limit); err != nil {
+			if err := prepareSession(ctx, conn, o.Schema, limit, lockTimeout); err != nil {
 				return err
 			}
 		}
@@ -90,15 +105,37 @@ func newLane(ctx context.Context, o Options, size int, timeout time.Duration) (*
 	return l, nil
 }
 
+// serverLimit is the server's limit for a statement of a lane with a timeout.
+func serverLimit(timeout time.Duration) time.Duration { return 2 * timeout }
+
 // acquire takes a connection, and waits for one if all are in use. It fails at
 // once while the database cannot be reached.
 func (l *lane) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	limited, cancel := context.WithTimeout(ctx, l.timeout)
 	defer cancel()
+	// Not only before it connects: the pool may have no room for connections, as
+	// those that broke keep theirs until the network has given them up.
+	if l.outage.err() != nil && l.pool.Stat().IdleConns() == 0 {
+		if err := l.outage.try(); err != nil {
+			return nil, &unsentError{err}
+		}
+		limited = context.WithValue(limited, probing{}, true)
+	}
 	conn, err := l.pool.Acquire(limited)
+	for err != nil && limited.Err() == nil && crowded(err) && l.pool.Stat().AcquiredConns() > 0 {
+		// The server has no room for another connection; those that there are will
+		// do, as soon as one is free.
+		wait(limited, retryPause)
+		conn, err = l.pool.Acquire(limited)
+	}
+	if err == nil {
+		if err = l.orphans.end(limited, conn.Conn()); err == nil {
+			return conn, nil
+		}
+		conn.Release()
+		return nil, &unsentError{err}
+	}
 	switch {
-	case err == nil:
-		return conn, nil
 	case ctx.Err() != nil:
 		err = ctx.Err()
 	case limited.Err() != nil:
@@ -109,6 +146,12 @@ func (l *lane) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 		l.outage.begin(err)
 	}
 	return nil, &unsentError{err}
+}
+
+// crowded reports whether the server refused a connection because it has too many.
+func crowded(err error) bool {
+	const tooManyConnections = "53300"
+	return sqlState(err) == tooManyConnections
 }
 
 // An unsentError is why no statement was sent.
@@ -145,6 +188,9 @@ func (l *lane) write(ctx context.Context, queue func(*pgx.Batch)) error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.timeout)
 		defer cancel()
 		err = conn.SendBatch(ctx, b).Close()
+		if err != nil && !certain(err) && conn.Conn().IsClosed() {
+			l.orphans.add(conn.Conn().PgConn().PID())
+		}
 		return pgconn.SafeToRetry(err) || rolledBack(err), err
 	})
 }
@@ -194,6 +240,58 @@ func (l *lane) view(ctx context.Context, f func(pgx.Tx) error) error {
 // close waits for the calls that are under way and closes all connections.
 func (l *lane) close() { l.pool.Close() }
 
+// orphans are sessions whose connections broke while they were at work. Their
+// transactions may still be committed; until they are gone, others could read what
+// was before, and take it for what came of it.
+type orphans struct {
+	application string
+
+	mu   sync.Mutex
+	pids []uint32
+}
+
+// orphanTimeout bounds how long a session may take to end.
+const orphanTimeout = 3 * time.Second
+
+func (o *orphans) add(pid uint32) {
+	if o == nil {
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.pids = append(o.pids, pid)
+}
+
+// end ends all orphans there are, by way of another session. Several callers may
+// do so at the same time.
+func (o *orphans) end(ctx context.Context, conn *pgx.Conn) error {
+	if o == nil {
+		return nil
+	}
+	o.mu.Lock()
+	pids := slices.Clone(o.pids)
+	o.mu.Unlock()
+	if len(pids) == 0 {
+		return nil
+	}
+	const these = " from pg_stat_activity where pid = any ($1::bigint[]) and application_name = $2 and usename = session_user and pid <> pg_backend_pid()"
+	_, err := conn.Exec(ctx, "select pg_terminate_backend(pid, $3)"+these, pids, o.application, orphanTimeout.Milliseconds())
+	left := 0
+	if err == nil {
+		err = conn.QueryRow(ctx, "select count(*)"+these, pids, o.application).Scan(&left)
+	}
+	switch {
+	case err != nil:
+		return fmt.Errorf("end sessions that lost their connections: %w", err)
+	case left > 0:
+		return fmt.Errorf("%d sessions that lost their connections are still at work", left)
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.pids = slices.DeleteFunc(o.pids, func(pid uint32) bool { return slices.Contains(pids, pid) })
+	return nil
+}
+
 // errAway is what callers get at once while the database cannot be reached.
 var errAway = errors.New("the database is away")
 
@@ -205,21 +303,33 @@ type outage struct {
 	until time.Time // nobody needs to try before
 }
 
-// mayTry returns nil if the caller is to try to connect. During an outage one at a
-// time is.
-func (o *outage) mayTry() error {
+// probing is the key of a context of the caller who tries to connect during an
+// outage.
+type probing struct{}
+
+// try returns nil if the caller is to find out whether the outage is over, else
+// the error that callers get.
+func (o *outage) try() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.cause != nil && time.Now().Before(o.until) {
+		return o.away()
+	}
+	o.until = time.Now().Add(connectTimeout)
+	return nil
+}
+
+// err returns the error that callers get during an outage.
+func (o *outage) err() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.cause == nil {
 		return nil
 	}
-	now := time.Now()
-	if now.Before(o.until) {
-		return fmt.Errorf("%w: %w", errAway, o.cause)
-	}
-	o.until = now.Add(connectTimeout)
-	return nil
+	return o.away()
 }
+
+func (o *outage) away() error { return fmt.Errorf("%w: %w", errAway, o.cause) }
 
 // begin notes that an attempt to connect failed.
 func (o *outage) begin(cause error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -102,6 +103,23 @@ func (l lab) works(t testing.TB, n int) {
 	}
 }
 
+// useAll uses so many connections at once.
+func (l lab) useAll(t testing.TB, connections int32) {
+	t.Helper()
+	unlock := l.lockTable(t)
+	var wg sync.WaitGroup
+	for range connections {
+		wg.Go(func() {
+			if _, err := l.count(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	eventually(t, "all connections are in use", func() bool { return l.Connections() == connections })
+	unlock()
+	wg.Wait()
+}
+
 // What is known of a write that failed agrees with what the database has.
 func TestCertainty(t *testing.T) {
 	for _, c := range []struct {
@@ -144,18 +162,7 @@ func TestCertainty(t *testing.T) {
 func TestWritesTriedAgain(t *testing.T) {
 	t.Run("lost while idle", func(t *testing.T) {
 		l := newLab(t, 4, patience)
-		unlock := l.lockTable(t)
-		var wg sync.WaitGroup
-		for n := range 4 {
-			wg.Go(func() {
-				if err := l.insert(t.Context(), n); err != nil {
-					t.Error(err)
-				}
-			})
-		}
-		eventually(t, "four connections are in use", func() bool { return l.Connections() == 4 })
-		unlock()
-		wg.Wait()
+		l.useAll(t, 4)
 		for n := range 3 {
 			l.cutAll()
 			l.works(t, 10+n)
@@ -317,12 +324,17 @@ func TestDatabaseAway(t *testing.T) {
 		}
 		l.restore(t)
 		eventually(t, c.name+": it works again", func() bool { return l.insert(t.Context(), 1+n) == nil })
-		l.works(t, 10+n)
+		began := time.Now()
+		l.useAll(t, 4)
+		if took := time.Since(began); took > 4*time.Second {
+			t.Errorf("%s: it took %s until all connections were there again", c.name, took)
+		}
 	}
 }
 
-// When the network swallows everything, the first calls end after a time limit;
-// later ones do not have to wait as well.
+// When the network swallows everything, the first calls end after a time limit.
+// Of later ones, one at a time waits, to find out whether that has changed; the
+// others fail at once.
 func TestNoAnswer(t *testing.T) {
 	const limit = time.Second
 	l := newLab(t, 2, limit)
@@ -340,6 +352,26 @@ func TestNoAnswer(t *testing.T) {
 	wg.Wait()
 	if took := time.Since(start); took > 4*limit {
 		t.Errorf("took %s", took)
+	}
+	away := func() bool { return errors.Is(l.insert(t.Context(), 20), store.ErrAway) }
+	eventually(t, "it is known that the database is away", away)
+	start = time.Now()
+	var waited atomic.Int64
+	for range 8 {
+		wg.Go(func() {
+			for time.Since(start) < 2*limit {
+				began := time.Now()
+				away()
+				if time.Since(began) > limit/4 { // half of the limit is for connecting
+					waited.Add(1)
+				}
+				<-time.After(5 * time.Millisecond)
+			}
+		})
+	}
+	wg.Wait()
+	if n := waited.Load(); n > 6 {
+		t.Errorf("%d calls waited while it was known", n)
 	}
 	l.restore(t)
 	eventually(t, "it works again", func() bool { return l.insert(t.Context(), 2) == nil })

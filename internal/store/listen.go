@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -34,14 +35,15 @@ const (
 	maxRetry = 5 * time.Second
 )
 
-// watch tells the cache which queues administrators change, until ctx is done.
-func (s *Store) watch(ctx context.Context) {
+// watch tells the cache which queues administrators change, until ctx is done. It
+// calls ready once: when it does so, or has failed for the first time.
+func (s *Store) watch(ctx context.Context, ready func()) {
 	if s.o.Pooled {
-		newPoller(s.work, s.schema, s, s.log).run(ctx, pollInterval)
+		newPoller(s.work, s.schema, s, s.log).run(ctx, pollInterval, ready)
 		return
 	}
 	l := listener{config: s.o.Config, cache: s, log: s.log, silence: silence, timeout: connectTimeout}
-	l.run(ctx)
+	l.run(ctx, ready)
 }
 
 // A listener hears of changes by notifications.
@@ -56,8 +58,9 @@ type listener struct {
 // run listens until ctx is done. Whatever happened while it did not listen is
 // unknown, so all that is in the cache becomes stale: when the connection is lost,
 // and again when there is a new one, on which everything from then on is heard.
-func (l *listener) run(ctx context.Context) {
+func (l *listener) run(ctx context.Context, ready func()) {
 	pause := minRetry
+	tried := sync.OnceFunc(ready)
 	for ctx.Err() == nil {
 		err := l.listen(ctx, func() {
 			if pause > minRetry {
@@ -65,8 +68,10 @@ func (l *listener) run(ctx context.Context) {
 			}
 			pause = minRetry
 			l.cache.invalidateAll()
+			tried()
 		})
 		l.cache.invalidateAll()
+		tried()
 		if ctx.Err() != nil {
 			return
 		}
@@ -161,6 +166,7 @@ type poller struct {
 	log    *slog.Logger
 	from   int64              // the first transaction that may have been under way
 	seen   map[int64]struct{} // lines of transactions from then on that are known
+	exists bool               // the log was there the last time
 	failed bool               // the last time
 }
 
@@ -168,7 +174,8 @@ func newPoller(l *lane, s Schema, cache invalidator, log *slog.Logger) *poller {
 	return &poller{lane: l, schema: s, cache: cache, log: log, from: math.MaxInt64}
 }
 
-func (p *poller) run(ctx context.Context, interval time.Duration) {
+func (p *poller) run(ctx context.Context, interval time.Duration, ready func()) {
+	tried := sync.OnceFunc(ready)
 	for ctx.Err() == nil {
 		err := p.poll(ctx)
 		switch {
@@ -184,11 +191,24 @@ func (p *poller) run(ctx context.Context, interval time.Duration) {
 			p.log.Info("administrative changes are seen again")
 		}
 		p.failed = err != nil
+		tried()
 		wait(ctx, interval)
 	}
 }
 
 func (p *poller) poll(ctx context.Context) error {
+	if !p.exists {
+		// To read what is not there would be an error in the server's log each time.
+		err := p.lane.read(ctx, func(b *pgx.Batch) {
+			b.Queue("select not " + auditMissing).QueryRow(func(row pgx.Row) error { return row.Scan(&p.exists) })
+		})
+		if err != nil {
+			return fmt.Errorf("look for the log of administrative changes: %w", err)
+		}
+		if !p.exists {
+			return nil
+		}
+	}
 	var (
 		from  int64
 		lines []int64
@@ -204,14 +224,14 @@ func (p *poller) poll(ctx context.Context) error {
 	})
 	switch {
 	case absent(err):
-		// Once it is there, all its lines are new.
-		p.from = 0
+		p.exists = false
 		return nil
 	case err != nil:
 		return fmt.Errorf("read the log of administrative changes: %w", err)
 	}
 	if p.from == math.MaxInt64 || from < p.from {
-		// This is the first time, or the database went back to an earlier state.
+		// The log can be read for the first time, or the database went back to an
+		// earlier state.
 		p.cache.invalidateAll()
 	}
 	seen := make(map[int64]struct{}, len(lines))

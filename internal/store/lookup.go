@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -63,6 +64,7 @@ func (s *Store) findStored(ctx context.Context, l lookup) (*Queue, error) {
 		first, load := s.loads.join(l)
 		if first {
 			load.queue, load.err = s.load(ctx, l)
+			load.left = load.err != nil && ctx.Err() != nil
 			s.loads.finish(l, load)
 			return load.queue, load.err
 		}
@@ -72,7 +74,7 @@ func (s *Store) findStored(ctx context.Context, l lookup) (*Queue, error) {
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
-		if load.err == nil || !errors.Is(load.err, context.Canceled) {
+		if !load.left {
 			return load.queue, load.err
 		}
 		// It was the other caller who gave up.
@@ -91,6 +93,7 @@ type load struct {
 	done  chan struct{}
 	queue *Queue
 	err   error
+	left  bool // who made it gave up
 }
 
 // join returns the load of l, and whether the caller is the one who has to make
@@ -155,7 +158,7 @@ func (s *Store) load(ctx context.Context, l lookup) (*Queue, error) {
 // A Lookup is the result of one look-up of several.
 type Lookup struct {
 	Queue *Queue
-	Err   error // ErrNotFound, in an [*Error]
+	Err   error // in an [*Error]: ErrNotFound, or why the row cannot be read
 }
 
 // QueuesByRecipient looks up many queues in one round trip at most. The results
@@ -173,6 +176,7 @@ func (s *Store) QueuesByNotifier(ctx context.Context, ids []queue.NotifierID) ([
 func findAll[ID any](ctx context.Context, s *Store, by By, ids []ID, entity func(ID) smp.EntityID) ([]Lookup, error) {
 	op := fmt.Sprintf("look up %d queues by %s id", len(ids), by)
 	found := make(map[smp.EntityID]*Queue, len(ids))
+	unreadable := make(map[smp.EntityID]error)
 	var missing []smp.EntityID
 	for _, id := range ids {
 		id := entity(id)
@@ -182,6 +186,7 @@ func findAll[ID any](ctx context.Context, s *Store, by By, ids []ID, entity func
 		q := s.cache.get(by, id)
 		if q == nil || !s.cache.trusts(q) {
 			missing = append(missing, id)
+			s.cache.shards[s.cache.shard(id)].misses.Add(1)
 			q = nil
 		} else {
 			q.touch()
@@ -190,7 +195,7 @@ func findAll[ID any](ctx context.Context, s *Store, by By, ids []ID, entity func
 		found[id] = q
 	}
 	if len(missing) > 0 {
-		if err := s.loadAll(ctx, by, missing, found); err != nil {
+		if err := s.loadAll(ctx, by, missing, found, unreadable); err != nil {
 			return nil, s.failed(op, err)
 		}
 	}
@@ -199,18 +204,16 @@ func findAll[ID any](ctx context.Context, s *Store, by By, ids []ID, entity func
 		if q := found[entity(id)]; q != nil {
 			results[i].Queue = q
 		} else {
-			results[i].Err = s.failed(op, ErrNotFound)
+			results[i].Err = s.failed(op, cmp.Or(unreadable[entity(id)], ErrNotFound))
 		}
 	}
 	return results, nil
 }
 
 // loadAll reads the queues with the given ids, which differ from each other, and
-// adds those that are there to found.
-func (s *Store) loadAll(ctx context.Context, by By, ids []smp.EntityID, found map[smp.EntityID]*Queue) error {
-	for _, id := range ids {
-		s.cache.shards[s.cache.shard(id)].misses.Add(1)
-	}
+// adds those that are there to found, and those that cannot be read to unreadable.
+// To find out which they are takes a few more round trips.
+func (s *Store) loadAll(ctx context.Context, by By, ids []smp.EntityID, found map[smp.EntityID]*Queue, unreadable map[smp.EntityID]error) error {
 	since := s.cache.snapshot()
 	var views []View
 	err := s.work.read(ctx, func(b *pgx.Batch) {
@@ -220,6 +223,17 @@ func (s *Store) loadAll(ctx context.Context, by By, ids []smp.EntityID, found ma
 				return eachView(rows, func(v View) error { views = append(views, v); return nil })
 			})
 	})
+	if _, one := errors.AsType[*unreadableError](err); one {
+		if len(ids) == 1 {
+			unreadable[ids[0]] = err
+			return nil
+		}
+		half := len(ids) / 2
+		if err := s.loadAll(ctx, by, ids[:half], found, unreadable); err != nil {
+			return err
+		}
+		return s.loadAll(ctx, by, ids[half:], found, unreadable)
+	}
 	if err != nil {
 		return err
 	}
@@ -305,14 +319,14 @@ func (h held) reload(ctx context.Context) error {
 	c := h.s.cache
 	for {
 		epoch := c.epoch.Load()
-		stale := make(map[queue.RecipientID]*Queue)
+		unread := make(map[queue.RecipientID]*Queue)
 		var ids []queue.RecipientID
 		for _, q := range h.queues {
 			if q.record.Load() == nil || c.fresh(q) {
 				continue
 			}
 			q.epoch.Store(reading)
-			stale[q.id] = q
+			unread[q.id] = q
 			ids = append(ids, q.id)
 		}
 		if len(ids) == 0 {
@@ -327,18 +341,18 @@ func (h held) reload(ctx context.Context) error {
 				})
 		})
 		if err != nil {
-			for _, q := range stale {
-				q.epoch.Store(0)
+			for _, q := range unread {
+				q.epoch.Store(stale)
 			}
 			return err
 		}
 		for i := range views {
-			q := stale[views[i].RecipientID]
-			delete(stale, q.id)
+			q := unread[views[i].RecipientID]
+			delete(unread, q.id)
 			c.publish(q, &views[i])
 			q.epoch.CompareAndSwap(reading, epoch) // unless it went stale again
 		}
-		for _, q := range stale {
+		for _, q := range unread {
 			c.publish(q, nil)
 		}
 	}
@@ -347,6 +361,12 @@ func (h held) reload(ctx context.Context) error {
 // viewColumns are the columns of a View.
 const viewColumns = "recipient_id, recipient_keys, rcv_dh_secret, sender_id, sender_key, queue_mode, link_id, " +
 	"notifier_id, notifier_key, rcv_ntf_dh_secret, ntf_service_id, status, updated_at, rcv_service_id"
+
+// An unreadableError is why a row cannot be read, which others may be.
+type unreadableError struct{ err error }
+
+func (e *unreadableError) Error() string { return e.err.Error() }
+func (e *unreadableError) Unwrap() error { return e.err }
 
 // eachView reads rows of viewColumns.
 func eachView(rows pgx.Rows, each func(View) error) error {
@@ -364,18 +384,18 @@ func eachView(rows pgx.Rows, each func(View) error) error {
 	for rows.Next() {
 		v.RecipientID = queue.RecipientID{}
 		if err := rows.Scan(targets...); err != nil {
-			return fmt.Errorf("queue %s: %w", v.RecipientID, columnError(err))
+			return &unreadableError{fmt.Errorf("queue %s: %w", v.RecipientID, columnError(err))}
 		}
 		v.RecipientKeys = NewKeys(keys...)
 		v.UpdatedAt = queue.Date{Seconds: updatedAt.Int64, Known: updatedAt.Valid}
 		var err error
 		if v.Status, _, err = queue.RepairStatus(status); err != nil {
-			return fmt.Errorf("queue %s: column status: %w", v.RecipientID, err)
+			return &unreadableError{fmt.Errorf("queue %s: column status: %w", v.RecipientID, err)}
 		}
 		v.Mode = queue.ModeUnknown
 		if mode.Valid {
 			if v.Mode, err = queue.ParseMode(mode.String); err != nil {
-				return fmt.Errorf("queue %s: column queue_mode: %w", v.RecipientID, err)
+				return &unreadableError{fmt.Errorf("queue %s: column queue_mode: %w", v.RecipientID, err)}
 			}
 		}
 		if n := v.Notifier; n.ID.IsZero() || n.Key.IsZero() || n.DHSecret.IsZero() {
@@ -412,7 +432,7 @@ func (s *Store) LinkData(ctx context.Context, q *Queue, id queue.LinkID) (queue.
 	case err != nil:
 		return queue.LinkData{}, s.failed(op, err)
 	case data == nil:
-		q.epoch.Store(stale)
+		s.cache.doubt(q)
 		return queue.LinkData{}, s.failed(op, fmt.Errorf("%w: %w", ErrNotFound, ErrStale))
 	case len(data.Fixed) == 0 || len(data.User) == 0:
 		return queue.LinkData{}, s.failed(op, errors.New("the link has no data"))

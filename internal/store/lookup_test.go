@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/smpq/smpq/internal/queue"
 	"github.com/smpq/smpq/internal/store"
@@ -363,4 +364,100 @@ func TestLinkDataOnDemand(t *testing.T) {
 			t.Errorf("a link without data: %v", err)
 		}
 	})
+}
+
+// A row that cannot be read is the matter of whoever asked for it, not of others in
+// the same batch.
+//
+// contract: QS-07
+func TestUnreadableInBatch(t *testing.T) {
+	f := newFixture(t, 0)
+	var ids []queue.RecipientID
+	var notifiers []queue.NotifierID
+	for range 3 {
+		r := fullRecord()
+		f.add(t, r)
+		ids, notifiers = append(ids, r.RecipientID), append(notifiers, r.Notifier.ID)
+	}
+	f.exec(t, "update msg_queues set status = 'asleep' where recipient_id = $1", ids[1])
+	_, single := f.QueueByRecipient(t.Context(), ids[1])
+	if store.CodeOf(single) != store.CodeStore {
+		t.Errorf("single: %v", single)
+	}
+	check := func(found []store.Lookup, err error) {
+		t.Helper()
+		if err != nil {
+			t.Errorf("the batch failed: %v", err)
+			return
+		}
+		for i, l := range found {
+			if i == 1 && store.CodeOf(l.Err) != store.CodeStore || i != 1 && l.Err != nil {
+				t.Errorf("%d: %v", i, l.Err)
+			}
+		}
+	}
+	check(f.QueuesByRecipient(t.Context(), ids))
+	check(f.QueuesByNotifier(t.Context(), notifiers))
+}
+
+// Whoever joins the look-up of a caller with less time gets an answer all the same.
+func TestJoinedLookUpOfHurriedCaller(t *testing.T) {
+	f := newFixture(t, 0)
+	r := newRecord()
+	f.add(t, r)
+	f.exec(t, "begin")
+	f.exec(t, "lock table msg_queues in access exclusive mode")
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	var wg sync.WaitGroup
+	hurried := make(chan struct{})
+	wg.Go(func() {
+		defer close(hurried)
+		if _, err := f.QueueBySender(ctx, r.SenderID); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("in a hurry: %v", err)
+		}
+	})
+	f.waitForLocks(t, 1)
+	joined := f.CacheStats().LoadsJoined
+	wg.Go(func() {
+		if _, err := f.QueueBySender(t.Context(), r.SenderID); err != nil {
+			t.Errorf("with time: %v", err)
+		}
+	})
+	eventually(t, "one look-up joins the other", func() bool { return f.CacheStats().LoadsJoined > joined })
+	<-hurried
+	f.exec(t, "commit")
+	wg.Wait()
+}
+
+// Without a cache each look-up reads the row, also of a queue that is in use.
+//
+// contract: QS-19
+func TestCacheOffReadsAnew(t *testing.T) {
+	f := newFixture(t, 0)
+	r := newRecord()
+	q := f.add(t, r)
+	f.exec(t, "update msg_queues set status = 'off'")
+	r.Status = queue.Status{State: queue.Off}
+	if found := f.wantFound(t, r); found != q {
+		t.Error("another object")
+	}
+	wantView(t, q, r)
+}
+
+// A link whose fixed data was lost gets it again with the next change.
+//
+// contract: QS-22
+func TestLostFixedData(t *testing.T) {
+	f := newFixture(t, 1<<20)
+	r := fullRecord()
+	q := f.add(t, r)
+	f.exec(t, "update msg_queues set fixed_data = null")
+	if err := f.SetLink(t.Context(), q, *r.Link); err != nil {
+		t.Fatal(err)
+	}
+	data, err := f.LinkData(t.Context(), q, r.Link.ID)
+	if err != nil || string(data.Fixed) != string(r.Link.Data.Fixed) {
+		t.Errorf("%q, %v", data, err)
+	}
 }

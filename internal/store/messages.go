@@ -19,8 +19,8 @@ import (
 //
 // Messages that are written or deleted at the same time share a round trip and a
 // commit. While a call waits for its turn, its context can cancel it; from then on
-// it waits for the answer. An error with CodeStore leaves open whether the message
-// was written or deleted, unless it says otherwise.
+// it waits for the answer. An error with CodeStore may leave open whether the message
+// was written or deleted.
 
 // Written says what a queue was like when it took a message.
 type Written struct {

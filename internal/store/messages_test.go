@@ -52,7 +52,7 @@ func newMessage(n int, body string) queue.Message {
 
 func messageID(n int) queue.MessageID {
 	id := make([]byte, smp.IDSize)
-	binary.BigEndian.PutUint64(id, uint64(n)) //nolint:gosec // not negative
+	binary.BigEndian.PutUint64(id, uint64(n))
 	return queue.MessageID{EntityID: smp.NewEntityID(id)}
 }
 
@@ -286,8 +286,7 @@ func TestMessagesOfAbsentQueues(t *testing.T) {
 				"delete and peek": third(f.DeletePeekMessage(t.Context(), id, messageID(1))),
 				"size":            second(f.QueueSize(t.Context(), id)),
 			} {
-				t.Log(op)
-				wantError(t, err, store.CodeAuth, store.ErrNotFound)
+				t.Run(op, func(t *testing.T) { wantError(t, err, store.CodeAuth, store.ErrNotFound) })
 			}
 			if n, err := f.ExpireQueue(t.Context(), id, 1<<40); n != 0 || err != nil {
 				t.Errorf("expired %d, %v", n, err)
@@ -547,7 +546,7 @@ func TestMessagesBesideStoredFunctions(t *testing.T) {
 				continue
 			}
 			n := binary.BigEndian.Uint64(m.ID.Bytes())
-			w := int(n) / each //nolint:gosec // small
+			w := int(n) / each
 			if seen[m.ID] || stored[w][int(n)%each] != id || n < last[w] {
 				t.Errorf("queue %d: message %d of writer %d is there twice, or was refused, or comes after number %d", i, n, w, last[w])
 			}

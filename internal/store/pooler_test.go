@@ -37,17 +37,7 @@ func newPooler(t testing.TB, p *proxy) (dsn string) {
 	if err != nil {
 		program = "/usr/sbin/pgbouncer" // the folder is not in the path of everybody
 	}
-	// Neither the folder of the test nor the server's socket can be reached by the
-	// user as whom PgBouncer runs if this is root.
-	dir, err := os.MkdirTemp("/tmp", "smpq-test-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
+	dir := folder(t)
 	host, port, err := net.SplitHostPort(p.address)
 	if err != nil {
 		t.Fatal(err)
@@ -91,7 +81,7 @@ log_disconnections = 0
 	}
 	t.Cleanup(func() {
 		_ = stdin.Close()
-		if err := cmd.Wait(); err != nil || t.Failed() {
+		if err := cmd.Wait(); t.Failed() {
 			t.Logf("pgbouncer: %v\n%s", err, &log)
 		}
 	})
@@ -104,6 +94,22 @@ log_disconnections = 0
 		return conn.Close(t.Context()) == nil
 	})
 	return dsn
+}
+
+// folder returns a folder until the end of the test. Unlike the test's own, other
+// users can get there: servers do not run as root.
+func folder(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "smpq-test-") //nolint:usetesting // see above
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }
 
 // nobody returns whom PgBouncer can run as if this is root: it refuses root.

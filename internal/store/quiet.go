@@ -26,7 +26,7 @@ func quiet(conn net.Conn) bool {
 	var one [1]byte
 	var seen error
 	err = raw.Control(func(fd uintptr) {
-		_, _, seen = syscall.Recvfrom(int(fd), one[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT) //nolint:gosec // a descriptor
+		_, _, seen = syscall.Recvfrom(int(fd), one[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
 	})
 	return err == nil && errors.Is(seen, syscall.EAGAIN)
 }

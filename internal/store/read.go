@@ -172,6 +172,44 @@ func Messages(ctx context.Context, q Querier, s Schema, id queue.RecipientID) it
 	}
 }
 
+// MessageInfo is a message without its body.
+type MessageInfo struct {
+	ID          queue.MessageID
+	Time        int64 // Unix seconds when the router took the message
+	QuotaMarker bool
+	Notify      bool
+	Bytes       int // length of the body
+}
+
+// MessageInfos is [Messages] without the bodies, which the server does not send.
+func MessageInfos(ctx context.Context, q Querier, s Schema, id queue.RecipientID) iter.Seq2[MessageInfo, error] {
+	return func(yield func(MessageInfo, error) bool) {
+		if !s.HasMessages() {
+			return
+		}
+		rows, err := q.Query(ctx, "select msg_id, msg_ts, msg_quota, msg_ntf_flag, length(msg_body) from "+s.table("messages")+
+			" where recipient_id = $1 order by message_id", id)
+		if err != nil {
+			yield(MessageInfo{}, fmt.Errorf("read messages of queue %s: %w", id, err))
+			return
+		}
+		defer rows.Close()
+		var m MessageInfo
+		for rows.Next() {
+			err := rows.Scan(&m.ID, &m.Time, &m.QuotaMarker, &m.Notify, &m.Bytes)
+			if err != nil {
+				err = fmt.Errorf("read messages of queue %s: %w", id, columnError(err))
+			}
+			if !yield(m, err) || err != nil {
+				return
+			}
+		}
+		if err := rows.Err(); err != nil {
+			yield(MessageInfo{}, fmt.Errorf("read messages of queue %s: %w", id, err))
+		}
+	}
+}
+
 // A ServiceRow is a service as the table services has it.
 type ServiceRow struct {
 	queue.Service

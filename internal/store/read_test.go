@@ -174,7 +174,7 @@ func TestSoftDeleted(t *testing.T) {
 			t.Errorf("queue %s: %v, %v", id, found, err)
 		}
 	}
-	counts, err := store.CountEntities(t.Context(), conn, s)
+	counts, err := store.CountAll(t.Context(), conn, s)
 	if err != nil || counts.Queues != int64(len(wantLive)) || counts.SoftDeleted != int64(len(wantDeleted)) {
 		t.Errorf("counts: %+v, %v", counts, err)
 	}
@@ -240,7 +240,7 @@ func TestDamagedRows(t *testing.T) {
 			t.Errorf("look-up of a damaged queue by %s id: %v, %v", by, found, err)
 		}
 	}
-	counts, err := store.CountEntities(t.Context(), conn, s)
+	counts, err := store.CountAll(t.Context(), conn, s)
 	if err != nil || counts.DamagedNotices != 1 || counts.Status.Notice != 2 {
 		t.Errorf("counts: %+v, %v", counts, err)
 	}
@@ -414,16 +414,26 @@ func TestMessages(t *testing.T) {
 	conn, s := loadDump(t, live)
 	var got []string
 	for _, row := range readAll(t, conn, s, store.ReadOptions{}) {
+		var infos []store.MessageInfo
+		for m, err := range store.MessageInfos(t.Context(), conn, s, row.RecipientID) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			infos = append(infos, m)
+		}
 		n := int64(0)
 		for m, err := range store.Messages(t.Context(), conn, s, row.RecipientID) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if want := (store.MessageInfo{ID: m.ID, Time: m.Time, QuotaMarker: m.QuotaMarker, Notify: m.Notify, Bytes: len(m.Body)}); infos[n] != want {
+				t.Errorf("queue %s has %+v without its body, want %+v", row.RecipientID, infos[n], want)
+			}
 			n++
 			got = append(got, fmt.Sprintf(`\x%x,\x%x,%d,%s,%s,\x%x`,
 				row.RecipientID.Bytes(), m.ID.Bytes(), m.Time, letter(m.QuotaMarker), letter(m.Notify), m.Body))
 		}
-		if n != row.Messages.Size {
+		if n != row.Messages.Size || n != int64(len(infos)) {
 			t.Errorf("queue %s has %d messages and counts %d", row.RecipientID, n, row.Messages.Size)
 		}
 	}

@@ -30,7 +30,10 @@ func (s *Store) Service(ctx context.Context, sv queue.Service) (queue.ServiceID,
 	}
 	err = s.work.read(ctx, find)
 	if errors.Is(err, pgx.ErrNoRows) {
-		counted := s.counts.begin()
+		var counted counting
+		if counted, err = s.counts.begin(ctx); err != nil {
+			return queue.ServiceID{}, s.failed(op, err)
+		}
 		defer counted.end()
 		err = s.work.write(ctx, func(b *pgx.Batch) {
 			b.Queue("insert into "+s.schema.table("services")+" ("+names(serviceColumns, "")+") values ("+placeholders(len(serviceColumns))+
@@ -142,7 +145,10 @@ func (s *Store) setServices(ctx context.Context, queues []*Queue, party queue.Pa
 		return nil
 	}
 	column, where := serviceColumn(party)
-	counted := s.counts.begin()
+	counted, err := s.counts.begin(ctx)
+	if err != nil {
+		return err
+	}
 	defer counted.end()
 	var set []queue.RecipientID
 	err = s.work.write(ctx, func(b *pgx.Batch) {
@@ -152,6 +158,7 @@ func (s *Store) setServices(ctx context.Context, queues []*Queue, party queue.Pa
 				set, err = pgx.CollectRows(rows, pgx.RowTo[queue.RecipientID])
 				return err
 			})
+		s.announce(b, "set service", ids...)
 	})
 	counted.failed(err)
 	if err != nil && certain(err) {
@@ -165,10 +172,13 @@ func (s *Store) setServices(ctx context.Context, queues []*Queue, party queue.Pa
 		switch v := views[q.id]; {
 		case v == nil:
 		case err != nil, !done[q.id]:
-			q.epoch.Store(stale)
-			if err == nil {
-				results[q] = ErrStale
+			if err != nil {
+				s.uncertain(q)
+				continue
 			}
+			s.cache.doubt(q)
+			s.counts.doubt()
+			results[q] = ErrStale
 		default:
 			was, _ := q.View()
 			s.cache.publish(q, v)

@@ -1,18 +1,25 @@
 package store_test
 
 import (
+	"context"
 	"crypto/md5"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/smpq/smpq/internal/pgtest"
 	"github.com/smpq/smpq/internal/queue"
+	"github.com/smpq/smpq/internal/schema"
 	"github.com/smpq/smpq/internal/store"
 )
 
 // newService returns a service with a random id and certificate.
 func newService(role queue.Role) queue.Service {
-	chain := queue.CertChain{randomBytes(40)}
+	// The outline of a certificate, as readers of logs want it.
+	cert := slices.Concat([]byte("\x30\x28\x30\x20"), randomBytes(32), []byte("\x30\x00\x03\x02\x00\x00"))
+	chain := queue.CertChain{cert}
 	return queue.Service{
 		ID: queue.ServiceID{EntityID: randomID()}, Role: role, CertChain: chain, CertHash: chain.IdentityHash(), CreatedAt: store.Today(),
 	}
@@ -209,4 +216,78 @@ func TestNotifierServices(t *testing.T) {
 	if byService, missing, err := f.NotifierServices(t.Context(), nil); len(byService) != 0 || len(missing) != 0 || err != nil {
 		t.Errorf("of none: %v, %v, %v", byService, missing, err)
 	}
+}
+
+// Whatever is changed in the name of an administrator is announced.
+func TestServicesAnnounced(t *testing.T) {
+	f := newFixture(t, 1<<20)
+	admin := openStore(t, store.Options{Config: f.config, Admin: "tester"})
+	q := f.add(t, newRecord())
+	service := f.addService(t, queue.RoleMessaging)
+	theirs, err := admin.QueueByRecipient(t.Context(), q.ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range admin.SetServices(t.Context(), []*store.Queue{theirs}, queue.PartyRecipient, service) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	for ctx.Err() == nil {
+		found, err := f.QueueByRecipient(ctx, q.ID())
+		if err == nil && view(t, found).RcvService == service {
+			return
+		}
+	}
+	t.Error("the router has not heard of it")
+}
+
+// Associations with services are in the store log as well.
+//
+// contract: QS-18
+func TestServicesLogged(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "store.log")
+	f := newFixture(t, 0)
+	f.Store = openStore(t, store.Options{Config: f.config, StoreLog: log})
+	service := f.addService(t, queue.RoleMessaging)
+	one, many := f.add(t, newRecord()), f.add(t, newRecord())
+	if err := f.SetService(t.Context(), one, queue.PartyRecipient, service); err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range f.SetServices(t.Context(), []*store.Queue{one, many}, queue.PartyRecipient, service) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := []string{"NEW_SERVICE", "CREATE", "CREATE", "QUEUE_SERVICE", "QUEUE_SERVICE"}
+	if got := logTags(t, log); !slices.Equal(got, want) {
+		t.Errorf("store log has %v, want %v", got, want)
+	}
+}
+
+// Schemas that keep no aggregates have the same answers.
+//
+// contract: QS-20
+func TestServiceQueuesWithoutAggregates(t *testing.T) {
+	c := store.Config{DSN: pgtest.DSN(t), Schema: schemaName, Application: "smpq test"}
+	conn := pgtest.Conn(t, c.DSN)
+	if _, err := schema.Migrate(t.Context(), conn, c.Schema, schema.StoreMessages, schema.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	f := fixture{openStore(t, store.Options{Config: c, CacheSize: 1 << 20}), c, conn}
+	receiver, notifying := f.addService(t, queue.RoleMessaging), f.addService(t, queue.RoleNotifier)
+	f.wantQueues(t, receiver, queue.PartyRecipient)
+	_, err := f.ServiceQueues(t.Context(), receiver, queue.PartyNotifier)
+	wantError(t, err, store.CodeAuth, store.ErrNoService)
+	r := fullRecord()
+	q := f.add(t, r)
+	for party, id := range map[queue.Party]queue.ServiceID{queue.PartyRecipient: receiver, queue.PartyNotifier: notifying} {
+		if err := f.SetService(t.Context(), q, party, id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.wantQueues(t, receiver, queue.PartyRecipient, r.RecipientID.Bytes())
+	f.wantQueues(t, notifying, queue.PartyNotifier, r.Notifier.ID.Bytes())
 }

@@ -88,7 +88,7 @@ type Store struct {
 func Open(ctx context.Context, o Options) (_ *Store, err error) {
 	o.Quota = cmp.Or(o.Quota, DefaultQuota)
 	o.Connections = cmp.Or(o.Connections, DefaultConnections)
-	s := &Store{o: o, log: cmp.Or(o.Log, slog.New(slog.DiscardHandler)), cache: newCache(o.CacheSize)}
+	s := &Store{o: o, log: cmp.Or(o.Log, slog.New(slog.DiscardHandler)), cache: newCache(o.CacheSize), counts: counters{turn: make(chan struct{}, 1)}}
 	defer func() {
 		if err != nil {
 			s.Close()
@@ -105,10 +105,11 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 	if s.schema, err = findSchema(ctx, s.work, o.Schema); err != nil {
 		return nil, err
 	}
-	s.writes = newBatcher(s.work, s.schema, o.Quota, max(o.Connections/2, 1))
+	s.writes = newBatcher(s.work, s.schema, o.Quota, max(o.Connections/4, 1))
 	if s.bulk, err = newLane(ctx, o, bulkConnections, bulkTimeout); err != nil {
 		return nil, err
 	}
+	s.bulk.orphans = s.work.orphans // what one lane began concerns what the other reads
 	if o.Admin != "" {
 		if err = s.openAudit(ctx); err != nil {
 			return nil, err
@@ -117,13 +118,27 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 	}
 	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.stopWatching = stop
-	s.watching.Go(func() { s.watch(watching) })
-	return s, nil
+	ready := make(chan struct{})
+	s.watching.Go(func() { s.watch(watching, func() { close(ready) }) })
+	select {
+	case <-ready:
+		return s, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("listen for administrative changes: %w", ctx.Err())
+	}
 }
 
 // findSchema looks at the schema.
 func findSchema(ctx context.Context, l *lane, name string) (s Schema, err error) {
 	err = l.view(ctx, func(tx pgx.Tx) error {
+		// Where sessions cannot be set up, they have to be right.
+		var have string
+		if err := tx.QueryRow(ctx, "show default_transaction_isolation").Scan(&have); err != nil {
+			return fmt.Errorf("read default_transaction_isolation: %w", err)
+		}
+		if have != isolation {
+			return fmt.Errorf("default_transaction_isolation is %s: set it to '%s' for the role or the database (alter role … set …)", have, isolation)
+		}
 		s, err = OpenSchema(ctx, tx, name)
 		return err
 	})

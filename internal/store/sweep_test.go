@@ -2,10 +2,13 @@ package store_test
 
 import (
 	"context"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/smpq/smpq/internal/pgtest"
 	"github.com/smpq/smpq/internal/queue"
 	"github.com/smpq/smpq/internal/store"
 )
@@ -94,7 +97,7 @@ func TestEntities(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(counted.Entities, got); diff != "" {
+		if diff := cmp.Diff(counted, got); diff != "" {
 			t.Errorf("%s (-counted +kept):\n%s", step, diff)
 		}
 	}
@@ -125,4 +128,30 @@ func TestEntities(t *testing.T) {
 		t.Error(err)
 	}
 	f.exec(t, "rollback")
+}
+
+// A caller that gives up while entities begin to be counted does not wait for the
+// changes of others.
+func TestCountingDelaysNobody(t *testing.T) {
+	f := newFixture(t, 1<<20)
+	slow, other := f.add(t, newRecord()), f.add(t, newRecord())
+	f.exec(t, "begin")
+	f.exec(t, "select 1 from msg_queues where recipient_id = $1 for update", slow.ID())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = f.SuspendQueue(t.Context(), slow) })
+	f.waitForLocks(t, 1)
+	wg.Go(func() { _, _ = f.Entities(t.Context()) })
+	watching := fixture{conn: pgtest.Conn(t, f.config.DSN)}
+	eventually(t, "the count begins", func() bool {
+		return watching.number(t, "select count(*) from pg_stat_activity where datname = current_database() and state = 'idle in transaction' and query like 'begin isolation%'") == 1
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	begin := time.Now()
+	err := f.SuspendQueue(ctx, other)
+	if took := time.Since(begin); took > 1500*time.Millisecond {
+		t.Errorf("it took %s: %v", took, err)
+	}
+	f.exec(t, "commit")
+	wg.Wait()
 }

@@ -3,8 +3,8 @@ package store
 import (
 	"context"
 	"errors"
+	"runtime"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -51,7 +51,9 @@ type batcher struct {
 	mu     sync.Mutex
 	lines  map[queue.RecipientID]*line // those with requests that wait or are under way
 	ready  []*line                     // those of which no request is under way
-	runs   int                         // round trips that are under way
+	lone   []*line                     // the same, whose next request goes by itself
+	runs   int                         // series of round trips that are under way
+	single int                         // of these, those with a request by itself
 	count  int                         // of requests that wait
 	bytes  int                         // of the bodies of these
 	closed bool
@@ -72,20 +74,24 @@ type portion struct {
 	requests []*request
 }
 
+// A roundTrip is what goes together.
+type roundTrip struct {
+	portions []portion
+	single   bool // a request by itself, which waits for the lock of its queue
+}
+
 const (
 	// maxWaiting and maxWaitingBytes bound what waits for a slow database.
 	maxWaiting      = 8192
 	maxWaitingBytes = 64 << 20
 	// maxBatch and maxBatchBytes bound a round trip. A request is taken even if
-	// it exceeds the latter by itself.
-	maxBatch      = 256
+	// it exceeds the latter by itself. As long as there may be another round trip
+	// at the same time, one takes no more than fairBatch or half of what waits.
+	maxBatch      = 128
 	maxBatchBytes = 1 << 20
+	fairBatch     = 32
 	// requestTimeout bounds how long a request waits for its turn.
 	requestTimeout = interactiveTimeout
-	// lockTimeout bounds how long a round trip waits for a queue or a table that
-	// another session has locked. It is much less than the time of the lane, as
-	// this way it is certain that nothing was written.
-	lockTimeout = 3 * time.Second
 )
 
 var (
@@ -105,11 +111,11 @@ func newBatcher(l *lane, s Schema, quota, maxRuns int) *batcher {
 // do carries out a request. As long as it waits for its turn, ctx can cancel it.
 func (b *batcher) do(ctx context.Context, id queue.RecipientID, r *request) error {
 	if err := ctx.Err(); err != nil {
-		return err
+		return &unsentError{err}
 	}
 	r.done = make(chan struct{})
 	if err := b.add(id, r); err != nil {
-		return err
+		return &unsentError{err}
 	}
 	timer := time.NewTimer(requestTimeout)
 	defer timer.Stop()
@@ -123,7 +129,7 @@ func (b *batcher) do(ctx context.Context, id queue.RecipientID, r *request) erro
 		err = errSlow
 	}
 	if b.leave(id, r) {
-		return err
+		return &unsentError{err}
 	}
 	<-r.done
 	return r.err
@@ -179,62 +185,84 @@ func (b *batcher) forget(r *request) {
 	b.bytes -= len(r.message.Body)
 }
 
-// start begins round trips for what waits, if there may be more of them. The
-// mutex is held.
+// start begins another series of round trips if something waits, and there may be
+// one. The mutex is held.
 func (b *batcher) start() {
-	for b.runs < b.maxRuns {
-		batch := b.take()
-		if batch == nil {
-			return
-		}
+	if len(b.ready)+len(b.lone) > 0 && b.runs < b.maxRuns {
 		b.runs++
-		b.running.Go(func() { b.run(batch) })
+		b.running.Go(b.run)
 	}
 }
 
 // run does one round trip after another as long as there is something to do.
-func (b *batcher) run(batch []portion) {
-	for batch != nil {
-		b.carryOut(batch)
+func (b *batcher) run() {
+	for {
+		// Callers that can go on, such as those that just got their answers, may
+		// have more to do, which then goes together.
+		runtime.Gosched()
 		b.mu.Lock()
-		b.finish(batch)
-		if batch = b.take(); batch == nil {
+		next := b.take()
+		if next.portions == nil {
 			b.runs--
+			b.mu.Unlock()
+			return
 		}
 		b.start()
+		b.mu.Unlock()
+		b.carryOut(next)
+		b.mu.Lock()
+		b.finish(next)
 		b.mu.Unlock()
 	}
 }
 
-// take returns the requests of the next round trip, nil if there are none. The
-// mutex is held.
-func (b *batcher) take() []portion {
-	var batch []portion
-	count, bytes := 0, 0
-	for len(b.ready) > 0 && count < maxBatch && bytes < maxBatchBytes {
-		l := b.ready[0]
-		alone := l.alone > 0
-		if alone && batch != nil {
-			break
+// take returns the requests of the next round trip, if there are any. The mutex is
+// held.
+//
+// A request by itself may wait long for the lock of its queue. So that the others
+// go on, there are fewer of these at a time than there may be round trips.
+func (b *batcher) take() roundTrip {
+	for len(b.lone) > 0 && b.single < max(b.maxRuns-1, 1) {
+		l := b.lone[0]
+		b.lone[0] = nil
+		b.lone = b.lone[1:]
+		if l.alone > 0 {
+			b.single++
+			return roundTrip{[]portion{b.portion(l, 1, maxBatchBytes)}, true}
 		}
+		b.ready = append(b.ready, l) // who was to go by itself has left
+	}
+	limit := maxBatch
+	if b.runs < b.maxRuns {
+		limit = min(limit, max(fairBatch, (b.count+1)/2))
+	}
+	var next roundTrip
+	count, bytes := 0, 0
+	for len(b.ready) > 0 && count < limit && bytes < maxBatchBytes {
+		l := b.ready[0]
 		b.ready[0] = nil
 		b.ready = b.ready[1:]
 		if len(l.waiting) == 0 {
 			delete(b.lines, l.id)
 			continue
 		}
-		p := portion{l, l.take(maxBatch-count, maxBatchBytes-bytes)}
+		p := b.portion(l, limit-count, maxBatchBytes-bytes)
 		for _, r := range p.requests {
-			b.forget(r)
 			bytes += len(r.message.Body)
 		}
 		count += len(p.requests)
-		batch = append(batch, p)
-		if alone {
-			break
-		}
+		next.portions = append(next.portions, p)
 	}
-	return batch
+	return next
+}
+
+// portion takes the next requests from a line. The mutex is held.
+func (b *batcher) portion(l *line, count, bytes int) portion {
+	p := portion{l, l.take(count, bytes)}
+	for _, r := range p.requests {
+		b.forget(r)
+	}
+	return p
 }
 
 // take takes the next requests from a line that can be carried out at once:
@@ -260,16 +288,14 @@ func (l *line) take(count, bytes int) []*request {
 
 // carryOut does a round trip. Requests that it leaves without an answer are to be
 // tried by themselves.
-func (b *batcher) carryOut(batch []portion) {
+func (b *batcher) carryOut(t roundTrip) {
 	// The callers wait for the answers, whatever becomes of their contexts.
-	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
-	defer cancel()
-	err := b.lane.write(ctx, func(p *pgx.Batch) { b.sql.queue(p, batch, b.quota) })
-	for _, p := range batch {
+	err := b.lane.write(context.Background(), func(p *pgx.Batch) { b.sql.queue(p, t, b.quota) })
+	for _, p := range t.portions {
 		for _, r := range p.requests {
 			switch {
 			case err == nil && r.answered:
-			case err == nil && len(batch) > 1, separable(err) && (len(batch) > 1 || len(p.requests) > 1):
+			case !t.single && (err == nil || separable(err)):
 				r.answered = false
 			case err == nil:
 				r.answered, r.err = true, ErrNotFound
@@ -297,8 +323,11 @@ func separable(err error) bool {
 
 // finish hands out the answers of a round trip, and puts requests without one back
 // to the front of their lines. The mutex is held.
-func (b *batcher) finish(batch []portion) {
-	for _, p := range batch {
+func (b *batcher) finish(t roundTrip) {
+	if t.single {
+		b.single--
+	}
+	for _, p := range t.portions {
 		l := p.line
 		again := slices.DeleteFunc(p.requests, func(r *request) bool {
 			if r.answered {
@@ -312,9 +341,12 @@ func (b *batcher) finish(batch []portion) {
 		}
 		l.waiting = slices.Insert(l.waiting, 0, again...)
 		l.alone += len(again)
-		if len(l.waiting) > 0 {
+		switch {
+		case l.alone > 0:
+			b.lone = append(b.lone, l)
+		case len(l.waiting) > 0:
 			b.ready = append(b.ready, l)
-		} else {
+		default:
 			delete(b.lines, l.id)
 		}
 	}
@@ -331,16 +363,14 @@ func (b *batcher) close() {
 // A requestSQL is the statements of a round trip.
 //
 // In a transaction at READ COMMITTED each statement sees what was committed when
-// it began. One that locked queues and read their messages at once would not see
-// the messages that were written while it waited for the locks. So the first
-// statement locks the queues, and hands their ids to the others by a setting of
-// the transaction.
+// it began, but for rows that it locks, which it sees as they are then. So messages
+// are appended by one statement. One that locked queues and read their messages
+// would not see messages that were written while it waited for the locks: before
+// messages are deleted, another statement locks the queues, and hands their ids on
+// by a setting of the transaction.
 type requestSQL struct {
-	lock, lockFree, write, remove string
+	write, writeFree, lock, lockFree, remove string
 }
-
-// limitLocks bounds how long the transaction waits for locks.
-const limitLocks = "select set_config('lock_timeout', $1, true)"
 
 // locked is the condition for rows q of queues that the transaction has locked. The
 // sub-select makes the server read the setting once.
@@ -361,46 +391,49 @@ const (
 	skipLocked   = "for update skip locked"
 )
 
+// writeSQL returns the statement that appends messages, given as arrays of their
+// columns, to those of their queues that are there and can be locked. Of the
+// messages of one queue, ahead is the number of those in front. A full queue takes
+// one marker in place of the first message that it has no room for. The bodies stay
+// in their array until they are stored.
+func writeSQL(s Schema, mode string) string {
+	queues := s.table("msg_queues")
+	return `
+		with locked as (
+		  select recipient_id, msg_queue_size as size, msg_can_write or msg_queue_size = 0 as open
+		    from ` + queues + `
+		   where recipient_id = any ($1) and deleted_at is null
+		   order by recipient_id ` + mode + `
+		), placed as (
+		  select m.*, q.size + m.ahead = 0 as first,
+		         q.open and (m.ahead = 0 or q.size + m.ahead <= $8) as stored,
+		         m.msg_quota or q.size + m.ahead >= $8 as marker
+		    from unnest($2::bytea[], $3::bigint[], $4::bytea[], $5::bigint[], $6::boolean[], $7::boolean[])
+		         with ordinality m (recipient_id, ahead, msg_id, msg_ts, msg_quota, msg_ntf_flag, n)
+		    join locked q using (recipient_id)
+		), inserted as (
+		  insert into ` + s.table("messages") + ` (recipient_id, msg_id, msg_ts, msg_quota, msg_ntf_flag, msg_body)
+		  select recipient_id, msg_id, msg_ts, marker, msg_ntf_flag and not marker,
+		         case when marker then '' else ($9::bytea[])[n] end
+		    from (select * from placed where stored order by n offset 0) m
+		), counted as (
+		  update ` + queues + ` q
+		     set msg_can_write = not p.marker, msg_queue_expire = true, msg_queue_size = q.msg_queue_size + p.stored
+		    from (select recipient_id, count(*) as stored, bool_or(marker) as marker
+		            from placed where stored group by recipient_id) p
+		   where q.recipient_id = p.recipient_id
+		)
+		select n, stored and not marker, first from placed`
+}
+
 func newRequestSQL(s Schema) requestSQL {
 	queues, messages := s.table("msg_queues"), s.table("messages")
 	return requestSQL{
 		lock:     lockSQL(s, waitForLocks),
 		lockFree: lockSQL(s, skipLocked),
 
-		// Appends messages, given as arrays of their columns. Those of one queue
-		// follow each other: size is that of the queue before a message, if all
-		// messages in front of it were stored. A full queue takes one marker in
-		// place of the first message that it has no room for.
-		write: `
-			with input as (
-			  select q.recipient_id, m.msg_id, m.msg_ts, m.msg_ntf_flag, m.msg_body, m.n,
-			         q.msg_can_write or q.msg_queue_size = 0 as open,
-			         q.msg_queue_size as size_at_first,
-			         q.msg_queue_size + row_number() over (partition by q.recipient_id order by m.n) - 1 as size,
-			         m.msg_quota
-			    from ` + queues + ` q
-			    join unnest($1::bytea[], $2::bytea[], $3::bigint[], $4::boolean[], $5::boolean[], $6::bytea[])
-			         with ordinality m (recipient_id, msg_id, msg_ts, msg_quota, msg_ntf_flag, msg_body, n)
-			   using (recipient_id)
-			   where ` + locked + `
-			), placed as (
-			  select *, open and (size = size_at_first or size <= $7) as stored, msg_quota or size >= $7 as marker
-			    from input
-			), inserted as (
-			  insert into ` + messages + ` (recipient_id, msg_id, msg_ts, msg_quota, msg_ntf_flag, msg_body)
-			  select recipient_id, msg_id, msg_ts, marker, msg_ntf_flag and not marker,
-			         case when marker then '' else msg_body end
-			    from placed
-			   where stored
-			   order by n
-			), counted as (
-			  update ` + queues + ` q
-			     set msg_can_write = not p.marker, msg_queue_expire = true, msg_queue_size = q.msg_queue_size + p.stored
-			    from (select recipient_id, count(*) as stored, bool_or(marker) as marker
-			            from placed where stored group by recipient_id) p
-			   where q.recipient_id = p.recipient_id
-			)
-			select n, stored and not marker, size = 0 from placed`,
+		write:     writeSQL(s, waitForLocks),
+		writeFree: writeSQL(s, skipLocked),
 
 		// Deletes the oldest messages of queues if they have the given ids, and
 		// returns them and, where asked for, the ones that are then the oldest. A
@@ -445,37 +478,40 @@ func newRequestSQL(s Schema) requestSQL {
 	}
 }
 
-// queue queues the statements for a batch. Where several queues are concerned it
-// does not wait for locks: queues that others have locked, like those that are not
-// there, are left without answers.
-func (s *requestSQL) queue(p *pgx.Batch, batch []portion, quota int) {
+// queue queues the statements of a round trip. Only a request by itself waits for
+// the lock of its queue: else those for queues that others have locked are left
+// without answers, like those for queues that are not there.
+func (s *requestSQL) queue(p *pgx.Batch, t roundTrip, quota int) {
 	var (
-		ids     []queue.RecipientID
-		writes  writeColumns
-		removes removeColumns
+		writes, removes []queue.RecipientID
+		written         writeColumns
+		removed         removeColumns
 	)
-	for _, part := range batch {
-		ids = append(ids, part.line.id)
-		for _, r := range part.requests {
+	for _, part := range t.portions {
+		if part.requests[0].kind == writeRequest {
+			writes = append(writes, part.line.id)
+		} else {
+			removes = append(removes, part.line.id)
+		}
+		for i, r := range part.requests {
 			r.answered = false // the last try to send the batch may have got that far
 			if r.kind == writeRequest {
-				writes.add(part.line.id, r)
+				written.add(part.line.id, i, r)
 			} else {
-				removes.add(part.line.id, r)
+				removed.add(part.line.id, r)
 			}
 		}
 	}
-	lock := s.lock
-	if len(batch) > 1 {
-		lock = s.lockFree
+	write, lock := s.writeFree, s.lockFree
+	if t.single {
+		write, lock = s.write, s.lock
 	}
-	p.Queue(limitLocks, strconv.FormatInt(lockTimeout.Milliseconds(), 10))
-	p.Queue(lock, ids)
-	if len(writes.requests) > 0 {
-		p.Queue(s.write, writes.queues, writes.ids, writes.times, writes.markers, writes.notify, writes.bodies, quota).Query(writes.answer)
+	if c := &written; len(writes) > 0 {
+		p.Queue(write, writes, c.queues, c.ahead, c.ids, c.times, c.markers, c.notify, quota, c.bodies).Query(c.answer)
 	}
-	if len(removes.requests) > 0 {
-		p.Queue(s.remove, removes.queues, removes.ids, removes.peek).Query(removes.answer)
+	if c := &removed; len(removes) > 0 {
+		p.Queue(lock, removes)
+		p.Queue(s.remove, c.queues, c.ids, c.peek).Query(c.answer)
 	}
 }
 
@@ -483,6 +519,7 @@ func (s *requestSQL) queue(p *pgx.Batch, batch []portion, quota int) {
 type writeColumns struct {
 	requests []*request
 	queues   []queue.RecipientID
+	ahead    []int // messages of the same queue in front
 	ids      []queue.MessageID
 	times    []int64
 	markers  []bool
@@ -490,10 +527,11 @@ type writeColumns struct {
 	bodies   [][]byte
 }
 
-func (c *writeColumns) add(id queue.RecipientID, r *request) {
+func (c *writeColumns) add(id queue.RecipientID, ahead int, r *request) {
 	m := &r.message
 	c.requests = append(c.requests, r)
 	c.queues = append(c.queues, id)
+	c.ahead = append(c.ahead, ahead)
 	c.ids = append(c.ids, m.ID)
 	c.times = append(c.times, m.Time)
 	c.markers = append(c.markers, m.QuotaMarker)

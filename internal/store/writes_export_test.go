@@ -1,7 +1,11 @@
 package store
 
-// Limits of what waits, and why requests were not even tried, for tests.
-const MaxWaiting = maxWaiting
+// Limits of what waits and for how long, and why requests were not even tried, for
+// tests.
+const (
+	MaxWaiting  = maxWaiting
+	LockTimeout = lockTimeout
+)
 
 var (
 	ErrClosed = errClosed

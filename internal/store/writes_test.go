@@ -21,7 +21,7 @@ import (
 func newWrites(t testing.TB, runs, quota int) fixture {
 	t.Helper()
 	c := newDatabase(t)
-	return fixture{openStore(t, store.Options{Config: c, Quota: quota, Connections: 2 * runs}), c, pgtest.Conn(t, c.DSN)}
+	return fixture{openStore(t, store.Options{Config: c, Quota: quota, Connections: 4 * runs}), c, pgtest.Conn(t, c.DSN)}
 }
 
 // hold locks queues in another session, until release is called.
@@ -61,11 +61,11 @@ func (c *calls) start(t testing.TB, f fixture, n int, name string, call func() e
 		}
 		c.errs[name] = err
 	})
-	awaitTrue(t, func() bool { return f.Waiting() == n })
+	eventually(t, "so many requests wait", func() bool { return f.Waiting() == n })
 }
 
 // err returns the error of a call, and whether there is an answer yet.
-func (c *calls) err(name string) (error, bool) { //nolint:revive,staticcheck // as of a map
+func (c *calls) err(name string) (error, bool) { //nolint:revive // as of a map
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	err, ok := c.errs[name]
@@ -91,7 +91,7 @@ func TestRequestsGoTogether(t *testing.T) {
 	p := newProxy(t, c.DSN)
 	through := c
 	through.DSN = p.dsn()
-	f := fixture{openStore(t, store.Options{Config: through, Quota: quota, Connections: 2}), c, pgtest.Conn(t, c.DSN)}
+	f := fixture{openStore(t, store.Options{Config: through, Quota: quota, Connections: 4}), c, pgtest.Conn(t, c.DSN)}
 	ids := f.addQueues(t, 10)
 	deleting := f.addQueues(t, 10)
 	for i, id := range deleting {
@@ -274,41 +274,73 @@ func TestBadRequestFailsAlone(t *testing.T) {
 	}
 }
 
-// A queue that somebody keeps locked makes nobody else wait. Its own request fails
-// after a while, and it is certain that it came to nothing.
-func TestLockedQueueWaitsAlone(t *testing.T) {
-	f := newWrites(t, 2, 100)
-	ids := f.addQueues(t, 4)
-	releaseFirst := f.hold(t, ids[0], ids[1])
-	releaseLocked := f.hold(t, ids[2])
+// Requests that are tried again by themselves stay in front of those that came
+// meanwhile.
+func TestBadRequestKeepsOrder(t *testing.T) {
+	f := newWrites(t, 1, 100)
+	id := f.addQueues(t, 1)[0]
+	f.exec(t, `
+		create function wait() returns trigger language plpgsql as $$ begin perform pg_advisory_xact_lock(7); return new; end $$;
+		create trigger wait before insert on messages for each row when (new.msg_body = 'wait') execute function wait()`)
+	other := f.connect(t)
+	pgtest.Exec(t, other, "select pg_advisory_lock(7)")
 	var c calls
-	write := func(i int) func() error {
-		return func() error { return second(f.WriteMessage(t.Context(), ids[i], newMessage(i, "body"))) }
+	release := f.block(t, &c)
+	write := func(m queue.Message) func() error {
+		return func() error { return second(f.WriteMessage(t.Context(), id, m)) }
 	}
-	c.start(t, f, 0, "0", write(0))
-	c.start(t, f, 0, "1", write(1))
-	f.awaitStuck(t, 2)
-	c.start(t, f, 1, "locked", write(2))
-	c.start(t, f, 2, "free", write(3))
-	releaseFirst()
-	awaitTrue(t, func() bool { _, ok := c.err("free"); return ok })
-	if err, ok := c.err("locked"); ok {
-		t.Errorf("the locked queue took a message: %v", err)
-	}
+	c.start(t, f, 1, "first", write(newMessage(1, "wait")))
+	c.start(t, f, 2, "bad", write(queue.Message{Body: []byte("no id")}))
+	release()
+	eventually(t, "no request waits", func() bool { return f.Waiting() == 0 })
+	f.awaitStuck(t, 1)
+	c.start(t, f, 1, "second", write(newMessage(2, "body")))
+	pgtest.Exec(t, other, "select pg_advisory_unlock(7)")
 	c.running.Wait()
-	for _, name := range []string{"0", "1", "free"} {
-		if err, _ := c.err(name); err != nil {
+	for name, err := range c.errs {
+		if (err == nil) == (name == "bad") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if err, _ := c.err("locked"); store.CodeOf(err) != store.CodeStore || !store.Certain(err) {
-		t.Errorf("locked: %v", err)
+	if all := messages(t, f.conn, id); len(all) != 2 || all[0].ID != messageID(1) {
+		t.Errorf("messages %+v", all)
 	}
-	releaseLocked()
-	if all := messages(t, f.conn, ids[2]); len(all) != 0 {
-		t.Errorf("the locked queue has %+v", all)
+}
+
+// Queues that somebody keeps locked make nobody else wait, however many they are.
+// Their own requests fail after a while, and it is certain that they came to nothing.
+func TestLockedQueuesWaitAlone(t *testing.T) {
+	t.Parallel() // it waits for time to pass
+	f := newWrites(t, 2, 100)
+	ids := f.addQueues(t, 3)
+	locked := ids[:2]
+	release := f.hold(t, locked...)
+	var c calls
+	for i, id := range locked {
+		c.start(t, f, i, id.String(), func() error { return second(f.WriteMessage(t.Context(), id, newMessage(i, "body"))) })
+		f.awaitStuck(t, 1)
 	}
-	f.write(t, ids[2], newMessage(5, "body"))
+	for i := range 10 {
+		f.write(t, ids[2], newMessage(i, "body"))
+	}
+	for _, id := range locked {
+		if err, ok := c.err(id.String()); ok {
+			t.Errorf("queue %s was not waited for: %v", id, err)
+		}
+	}
+	c.running.Wait()
+	for _, id := range locked {
+		if err, _ := c.err(id.String()); store.CodeOf(err) != store.CodeStore || !store.Certain(err) {
+			t.Errorf("queue %s: %v", id, err)
+		}
+	}
+	release()
+	for _, id := range locked {
+		if all := messages(t, f.conn, id); len(all) != 0 {
+			t.Errorf("queue %s has %+v", id, all)
+		}
+		f.write(t, id, newMessage(5, "body"))
+	}
 }
 
 // A caller that gives up while its request waits is let go at once, and nothing is
@@ -326,7 +358,7 @@ func TestCancelledRequest(t *testing.T) {
 	c.start(t, f, 3, "waiting too", func() error { return second(f.WriteMessage(ctx, ids[2], newMessage(1, "body"))) })
 	cancel()
 	for _, name := range []string{"waiting", "waiting too"} {
-		awaitTrue(t, func() bool { _, ok := c.err(name); return ok })
+		eventually(t, "the call ends", func() bool { _, ok := c.err(name); return ok })
 		err, _ := c.err(name)
 		wantError(t, err, store.CodeStore, context.Canceled)
 	}
@@ -367,11 +399,11 @@ func TestTooManyRequests(t *testing.T) {
 			}
 		})
 	}
-	awaitTrue(t, func() bool { return f.Waiting() == store.MaxWaiting })
+	eventually(t, "no more can wait", func() bool { return f.Waiting() == store.MaxWaiting })
 	_, err := f.WriteMessage(ctx, ids[0], newMessage(0, ""))
 	wantError(t, err, store.CodeStore, store.ErrBusy)
 	cancel()
-	awaitTrue(t, func() bool { return f.Waiting() == 0 })
+	eventually(t, "no request waits", func() bool { return f.Waiting() == 0 })
 	c.start(t, f, 1, "after", func() error { return second(f.WriteMessage(t.Context(), ids[0], newMessage(0, ""))) })
 	release()
 	c.running.Wait()
@@ -440,7 +472,7 @@ func TestRequestsWhileDatabaseIsAway(t *testing.T) {
 	p := newProxy(t, c.DSN)
 	through := c
 	through.DSN = p.dsn()
-	f := fixture{openStore(t, store.Options{Config: through, Quota: 1 << 30, Connections: 4}), c, pgtest.Conn(t, c.DSN)}
+	f := fixture{openStore(t, store.Options{Config: through, Quota: 1 << 30}), c, pgtest.Conn(t, c.DSN)}
 	ids := f.addQueues(t, 5)
 	const writers = 16
 	var (
@@ -476,7 +508,7 @@ func TestRequestsWhileDatabaseIsAway(t *testing.T) {
 	}
 	more := func() {
 		n := successes()
-		awaitTrue(t, func() bool { return successes() > n+100 })
+		eventually(t, "the load goes on", func() bool { return successes() > n+100 })
 	}
 	more()
 	for _, at := range []cutPoint{beforeCommit, afterCommit, beforeCommit, afterCommit} {
@@ -484,7 +516,7 @@ func TestRequestsWhileDatabaseIsAway(t *testing.T) {
 		more()
 	}
 	p.refuse()
-	awaitTrue(t, func() bool {
+	eventually(t, "the database answers again", func() bool {
 		begin := time.Now()
 		_, err := f.WriteMessage(t.Context(), ids[0], newMessage(999_999_999, "body"))
 		return err != nil && time.Since(begin) < time.Second
@@ -511,6 +543,47 @@ func TestRequestsWhileDatabaseIsAway(t *testing.T) {
 			t.Errorf("message %s is there, in spite of %v", id, err)
 		}
 	}
+}
+
+// A database that does not answer makes nobody wait for long, be the request under
+// way or not. Then all goes on.
+func TestRequestsWhileDatabaseHangs(t *testing.T) {
+	t.Parallel() // it waits for time to pass
+	c := newDatabase(t)
+	p := newProxy(t, c.DSN)
+	through := c
+	through.DSN = p.dsn()
+	f := fixture{openStore(t, store.Options{Config: through, Connections: 4}), c, pgtest.Conn(t, c.DSN)}
+	ids := f.addQueues(t, 3)
+	f.write(t, ids[0], newMessage(0, "body"))
+	p.hang()
+	begin := time.Now()
+	var calls calls
+	for i, id := range ids {
+		calls.start(t, f, i, fmt.Sprint(i), func() error { return second(f.WriteMessage(t.Context(), id, newMessage(1, "body"))) })
+	}
+	calls.running.Wait()
+	if d := time.Since(begin); d > 20*time.Second {
+		t.Errorf("the answers took %s", d)
+	}
+	uncertain := 0
+	for i := range ids {
+		err, _ := calls.err(fmt.Sprint(i))
+		if store.CodeOf(err) != store.CodeStore {
+			t.Errorf("%d: %v", i, err)
+		}
+		if !store.Certain(err) {
+			uncertain++
+		}
+	}
+	if uncertain > 1 { // the others never got their turn
+		t.Errorf("of %d calls, %d do not know what became of them", len(ids), uncertain)
+	}
+	p.restore(t)
+	eventually(t, "the database answers again", func() bool {
+		_, err := f.WriteMessage(t.Context(), ids[1], newMessage(2, "body"))
+		return err == nil
+	})
 }
 
 // A call that has the store for itself takes one round trip, and no time besides.
