@@ -143,6 +143,13 @@ type MessageCounts struct {
 	QueueSizes *int64 `json:"queue_sizes,omitempty"`
 }
 
+// A queue has a notifier if none of the notifier's columns is NULL.
+const (
+	hasNotifier      = "notifier_id is not null and notifier_key is not null and rcv_ntf_dh_secret is not null"
+	countNotifiers   = "count(*) filter (where " + hasNotifier + ")"
+	countNtfServices = "count(ntf_service_id) filter (where " + hasNotifier + ")"
+)
+
 // CountEntities counts the entities that a schema holds, in one pass over the
 // queues. The numbers agree with each other if q is a [Snapshot].
 func CountEntities(ctx context.Context, q Querier, s Schema) (Entities, error) {
@@ -150,8 +157,8 @@ func CountEntities(ctx context.Context, q Querier, s Schema) (Entities, error) {
 	if err := e.countServices(ctx, q, s); err != nil {
 		return Entities{}, err
 	}
-	err := q.QueryRow(ctx, "select count(*), count(notifier_id), count(rcv_service_id), count(ntf_service_id) from "+
-		s.table("msg_queues")+" where deleted_at is null").
+	err := q.QueryRow(ctx, "select count(*), "+countNotifiers+", count(rcv_service_id), "+countNtfServices+
+		" from "+s.table("msg_queues")+" where deleted_at is null").
 		Scan(&e.Queues, &e.Notifiers, &e.RcvServiceQueues, &e.NtfServiceQueues)
 	if err != nil {
 		return Entities{}, fmt.Errorf("count queues: %w", err)
@@ -212,7 +219,7 @@ func (e *Entities) countServices(ctx context.Context, q Querier, s Schema) error
 func (c *Counts) countQueues(ctx context.Context, q Querier, s Schema) error {
 	sql := `
 		select deleted_at is not null, status, queue_mode, count(*),
-		       count(sender_key), count(link_id), count(notifier_id), count(rcv_service_id), count(ntf_service_id)`
+		       count(sender_key), count(link_id), ` + countNotifiers + `, count(rcv_service_id), ` + countNtfServices
 	if s.HasMessages() {
 		sql += `, count(*) filter (where not msg_can_write), sum(msg_queue_size)::bigint`
 	}

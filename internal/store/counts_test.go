@@ -88,13 +88,14 @@ func TestCountUnreadableStatus(t *testing.T) {
 
 // fill adds n queues to a schema, with known shares of everything.
 const fill = `
-	insert into %s.msg_queues (recipient_id, recipient_keys, rcv_dh_secret, sender_id, sender_key, status, queue_mode, deleted_at, notifier_id, link_id, msg_can_write)
+	insert into %s.msg_queues (recipient_id, recipient_keys, rcv_dh_secret, sender_id, sender_key, status, queue_mode, deleted_at, notifier_id, notifier_key, rcv_ntf_dh_secret, link_id, msg_can_write)
 	select decode(md5('r' || i), 'hex'), '\x00', '\x00', decode(md5('s' || i), 'hex'),
 	       case when i %% 2 = 0 then '\x00'::bytea end,
 	       case when i %% 10 = 0 then 'blocked,reason=spam' when i %% 10 < 3 then 'off' else 'active' end,
 	       case when i %% 3 = 0 then 'M' when i %% 3 = 1 then 'C' end,
 	       case when i / 100 %% 5 = 0 then 1795132800 end,
 	       case when i %% 4 = 0 then decode(md5('n' || i), 'hex') end,
+	       case when i %% 4 = 0 then '\x00'::bytea end, case when i %% 4 = 0 then '\x00'::bytea end,
 	       case when i %% 20 = 0 then decode(md5('l' || i), 'hex') end,
 	       i %% 100 <> 0
 	  from generate_series(1, 20000) i`

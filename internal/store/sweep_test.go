@@ -80,26 +80,50 @@ func TestPurgeDeleted(t *testing.T) {
 	}
 }
 
+// wantCounted checks the numbers that a store keeps against those of the database.
+func (f fixture) wantCounted(t testing.TB, step string) {
+	t.Helper()
+	s, err := store.OpenSchema(t.Context(), f.conn, f.config.Schema)
+	if err != nil {
+		t.Fatal(err)
+	}
+	counted, err := store.CountEntities(t.Context(), f.conn, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := f.Entities(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(counted, got); diff != "" {
+		t.Errorf("%s (-counted +kept):\n%s", step, diff)
+	}
+}
+
+// A notifier that lacks a part is none, for whoever counts.
+func TestEntitiesOfDamagedNotifier(t *testing.T) {
+	f := newFixture(t, 1<<20)
+	r := fullRecord()
+	f.add(t, r)
+	f.exec(t, "update msg_queues set notifier_key = null")
+	f.Store = openStore(t, store.Options{Config: f.config, CacheSize: 1 << 20})
+	f.wantCounted(t, "a notifier without a key")
+	q, err := f.QueueByRecipient(t.Context(), r.RecipientID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.DeleteQueue(t.Context(), q); err != nil {
+		t.Fatal(err)
+	}
+	f.wantCounted(t, "deleted")
+}
+
 // The numbers that the store keeps up to date are those of a count.
 func TestEntities(t *testing.T) {
 	f := newFixture(t, 1<<20)
 	want := func(step string) {
 		t.Helper()
-		s, err := store.OpenSchema(t.Context(), f.conn, f.config.Schema)
-		if err != nil {
-			t.Fatal(err)
-		}
-		counted, err := store.CountEntities(t.Context(), f.conn, s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, err := f.Entities(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(counted, got); diff != "" {
-			t.Errorf("%s (-counted +kept):\n%s", step, diff)
-		}
+		f.wantCounted(t, step)
 	}
 	for range 3 {
 		f.add(t, fullRecord())

@@ -19,6 +19,8 @@ type request struct {
 	kind    requestKind
 	message queue.Message // only its ID counts for what is to be deleted
 
+	left error // why the caller does not wait any longer; nil: it does
+
 	// The answer. It is the caller's when done is closed.
 	answered bool
 	wasEmpty bool
@@ -41,7 +43,8 @@ const (
 //
 // The requests of a queue are carried out one after another, in the order in which
 // they came; those of different queues in any order. A request never fails because
-// of another one: if requests fail together, each is tried by itself.
+// of another one: if requests fail together, each is tried by itself. Queues that
+// others have locked are left out, and then waited for, each by itself.
 type batcher struct {
 	lane    *lane
 	sql     requestSQL
@@ -51,9 +54,10 @@ type batcher struct {
 	mu     sync.Mutex
 	lines  map[queue.RecipientID]*line // those with requests that wait or are under way
 	ready  []*line                     // those of which no request is under way
-	lone   []*line                     // the same, whose next request goes by itself
+	lone   []*line                     // the same, whose next requests go by themselves
 	runs   int                         // series of round trips that are under way
-	single int                         // of these, those with a request by itself
+	single int                         // of these, those that have one of lone
+	turn   bool                        // the last round trip was of lone
 	count  int                         // of requests that wait
 	bytes  int                         // of the bodies of these
 	closed bool
@@ -65,8 +69,12 @@ type batcher struct {
 type line struct {
 	id      queue.RecipientID
 	waiting []*request
-	alone   int // how many of these, from the first, go by themselves
+	alone   int  // how many of these, from the first, go one by one
+	locked  bool // somebody had the queue locked, or it is not there
 }
+
+// lonely reports whether the next requests go by themselves.
+func (l *line) lonely() bool { return l.locked || l.alone > 0 }
 
 // A portion is the requests of one queue in a round trip.
 type portion struct {
@@ -77,7 +85,7 @@ type portion struct {
 // A roundTrip is what goes together.
 type roundTrip struct {
 	portions []portion
-	single   bool // a request by itself, which waits for the lock of its queue
+	single   bool // of one queue, for the lock of which it waits
 }
 
 const (
@@ -128,7 +136,7 @@ func (b *batcher) do(ctx context.Context, id queue.RecipientID, r *request) erro
 	case <-timer.C:
 		err = errSlow
 	}
-	if b.leave(id, r) {
+	if b.leave(id, r, err) {
 		return &unsentError{err}
 	}
 	<-r.done
@@ -142,7 +150,7 @@ func (b *batcher) add(id queue.RecipientID, r *request) error {
 	switch {
 	case b.closed:
 		return errClosed
-	case b.count == maxWaiting, b.bytes+len(r.message.Body) > maxWaitingBytes:
+	case b.count >= maxWaiting, b.bytes+len(r.message.Body) > maxWaitingBytes:
 		return errBusy
 	}
 	b.count++
@@ -158,11 +166,13 @@ func (b *batcher) add(id queue.RecipientID, r *request) error {
 	return nil
 }
 
-// leave takes a request from its line, if it is still there. A line that becomes
-// empty stays until its turn.
-func (b *batcher) leave(id queue.RecipientID, r *request) bool {
+// leave takes a request from its line, if it is still there. If it is under way, it
+// gets an answer when that has come to its end. A line that becomes empty stays until
+// its turn.
+func (b *batcher) leave(id queue.RecipientID, r *request, err error) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	r.left = err
 	l := b.lines[id]
 	if l == nil {
 		return false
@@ -209,29 +219,26 @@ func (b *batcher) run() {
 		}
 		b.start()
 		b.mu.Unlock()
-		b.carryOut(next)
+		err := b.carryOut(next)
 		b.mu.Lock()
-		b.finish(next)
+		b.finish(next, err)
 		b.mu.Unlock()
 	}
 }
 
 // take returns the requests of the next round trip, if there are any. The mutex is
 // held.
-//
-// A request by itself may wait long for the lock of its queue. So that the others
-// go on, there are fewer of these at a time than there may be round trips.
 func (b *batcher) take() roundTrip {
-	for len(b.lone) > 0 && b.single < max(b.maxRuns-1, 1) {
-		l := b.lone[0]
-		b.lone[0] = nil
-		b.lone = b.lone[1:]
+	if l := b.takeLone(); l != nil {
+		b.single++
+		b.turn = true
+		count := maxBatch
 		if l.alone > 0 {
-			b.single++
-			return roundTrip{[]portion{b.portion(l, 1, maxBatchBytes)}, true}
+			count = 1
 		}
-		b.ready = append(b.ready, l) // who was to go by itself has left
+		return roundTrip{[]portion{b.portion(l, count, maxBatchBytes)}, true}
 	}
+	b.turn = false
 	limit := maxBatch
 	if b.runs < b.maxRuns {
 		limit = min(limit, max(fairBatch, (b.count+1)/2))
@@ -254,6 +261,28 @@ func (b *batcher) take() roundTrip {
 		next.portions = append(next.portions, p)
 	}
 	return next
+}
+
+// takeLone returns a line whose requests go by themselves now, if there is one.
+//
+// These may wait long for the lock of their queue. So that others go on, there are
+// fewer of them at a time than there may be round trips, or they take turns.
+func (b *batcher) takeLone() *line {
+	for len(b.lone) > 0 {
+		l := b.lone[0]
+		lonely := l.lonely() && len(l.waiting) > 0
+		if lonely && (b.single >= max(b.maxRuns-1, 1) || b.maxRuns == 1 && b.turn && len(b.ready) > 0) {
+			return nil
+		}
+		b.lone[0] = nil
+		b.lone = b.lone[1:]
+		if lonely {
+			return l
+		}
+		l.locked = false
+		b.ready = append(b.ready, l) // who was to go by itself has left
+	}
+	return nil
 }
 
 // portion takes the next requests from a line. The mutex is held.
@@ -280,22 +309,23 @@ func (l *line) take(count, bytes int) []*request {
 			break
 		}
 	}
-	l.alone = max(l.alone-n, 0)
+	l.alone, l.locked = max(l.alone-n, 0), false
 	taken := slices.Clone(l.waiting[:n])
 	l.waiting = slices.Delete(l.waiting, 0, n)
 	return taken
 }
 
 // carryOut does a round trip. Requests that it leaves without an answer are to be
-// tried by themselves.
-func (b *batcher) carryOut(t roundTrip) {
+// tried by themselves, and err is why; nil: their queues are locked, or not there.
+func (b *batcher) carryOut(t roundTrip) (err error) {
 	// The callers wait for the answers, whatever becomes of their contexts.
-	err := b.lane.write(context.Background(), func(p *pgx.Batch) { b.sql.queue(p, t, b.quota) })
+	err = b.lane.write(context.Background(), func(p *pgx.Batch) { b.sql.queue(p, t, b.quota) })
+	several := len(t.portions) > 1 || len(t.portions[0].requests) > 1
 	for _, p := range t.portions {
 		for _, r := range p.requests {
 			switch {
 			case err == nil && r.answered:
-			case !t.single && (err == nil || separable(err)):
+			case err == nil && !t.single, several && separable(err) && !lockTimedOut(err):
 				r.answered = false
 			case err == nil:
 				r.answered, r.err = true, ErrNotFound
@@ -304,6 +334,7 @@ func (b *batcher) carryOut(t roundTrip) {
 			}
 		}
 	}
+	return err
 }
 
 // separable reports whether an error of several requests is certain, and may be
@@ -321,15 +352,25 @@ func separable(err error) bool {
 	return true
 }
 
+// lockTimedOut reports whether a lock was waited for in vain: of the only queue, or of
+// a table, which all need.
+func lockTimedOut(err error) bool {
+	const lockNotAvailable = "55P03"
+	return sqlState(err) == lockNotAvailable
+}
+
 // finish hands out the answers of a round trip, and puts requests without one back
-// to the front of their lines. The mutex is held.
-func (b *batcher) finish(t roundTrip) {
+// to the front of their lines, if anybody still waits for them. The mutex is held.
+func (b *batcher) finish(t roundTrip, err error) {
 	if t.single {
 		b.single--
 	}
 	for _, p := range t.portions {
 		l := p.line
 		again := slices.DeleteFunc(p.requests, func(r *request) bool {
+			if !r.answered && r.left != nil {
+				r.answered, r.err = true, &unsentError{r.left}
+			}
 			if r.answered {
 				close(r.done)
 			}
@@ -340,9 +381,13 @@ func (b *batcher) finish(t roundTrip) {
 			b.bytes += len(r.message.Body)
 		}
 		l.waiting = slices.Insert(l.waiting, 0, again...)
-		l.alone += len(again)
+		if err == nil {
+			l.locked = len(again) > 0
+		} else {
+			l.alone += len(again)
+		}
 		switch {
-		case l.alone > 0:
+		case l.lonely():
 			b.lone = append(b.lone, l)
 		case len(l.waiting) > 0:
 			b.ready = append(b.ready, l)
@@ -478,9 +523,9 @@ func newRequestSQL(s Schema) requestSQL {
 	}
 }
 
-// queue queues the statements of a round trip. Only a request by itself waits for
-// the lock of its queue: else those for queues that others have locked are left
-// without answers, like those for queues that are not there.
+// queue queues the statements of a round trip. Only that of a single queue waits for
+// its lock: else the requests for queues that others have locked are left without
+// answers, like those for queues that are not there.
 func (s *requestSQL) queue(p *pgx.Batch, t roundTrip, quota int) {
 	var (
 		writes, removes []queue.RecipientID

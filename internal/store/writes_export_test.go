@@ -25,3 +25,10 @@ func (s *Store) Lines() int {
 	defer s.writes.mu.Unlock()
 	return len(s.writes.lines)
 }
+
+// AddWaiting adds to the number of requests that wait.
+func (s *Store) AddWaiting(n int) {
+	s.writes.mu.Lock()
+	defer s.writes.mu.Unlock()
+	s.writes.count += n
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -49,7 +50,8 @@ type calls struct {
 	errs    map[string]error
 }
 
-// start makes a call and waits until it is one of n that wait for their turn.
+// start makes a call and waits until it is one of n that wait for their turn, if n is
+// not negative.
 func (c *calls) start(t testing.TB, f fixture, n int, name string, call func() error) {
 	t.Helper()
 	c.running.Go(func() {
@@ -61,7 +63,7 @@ func (c *calls) start(t testing.TB, f fixture, n int, name string, call func() e
 		}
 		c.errs[name] = err
 	})
-	eventually(t, "so many requests wait", func() bool { return f.Waiting() == n })
+	eventually(t, "so many requests wait", func() bool { return n < 0 || f.Waiting() == n })
 }
 
 // err returns the error of a call, and whether there is an answer yet.
@@ -343,6 +345,92 @@ func TestLockedQueuesWaitAlone(t *testing.T) {
 	}
 }
 
+// A queue that was locked for a moment is written to as soon as those that still are
+// have had one turn each, however many requests wait for any of them.
+func TestQueueLockedForAMoment(t *testing.T) {
+	t.Parallel() // it waits for time to pass
+	f := newWrites(t, 2, 1<<30)
+	ids := f.addQueues(t, 2)
+	release := f.hold(t, ids[0])
+	ctx, cancel := context.WithCancel(t.Context())
+	var stubborn calls
+	for range 5 {
+		stubborn.running.Go(func() {
+			for ctx.Err() == nil {
+				_, _ = f.WriteMessage(ctx, ids[0], newMessage(0, "body"))
+			}
+		})
+	}
+	f.awaitStuck(t, 1)
+	releaseSoon := f.hold(t, ids[1])
+	const n = 30
+	var c calls
+	for i := range n {
+		c.start(t, f, -1, strconv.Itoa(i), func() error { return second(f.WriteMessage(t.Context(), ids[1], newMessage(i, "body"))) })
+	}
+	eventually(t, "all wait for their locks", func() bool { return f.Waiting() >= n })
+	releaseSoon()
+	c.running.Wait()
+	for name, err := range c.errs {
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	cancel()
+	release()
+	stubborn.running.Wait()
+}
+
+// A caller that gives up while its request is under way is let go when that has failed
+// because of another one: it is not tried again.
+func TestGivenUpUnderWay(t *testing.T) {
+	f := newWrites(t, 1, 100)
+	ids := f.addQueues(t, 2)
+	f.exec(t, `
+		create function wait() returns trigger language plpgsql as $$ begin perform pg_advisory_xact_lock(7); return new; end $$;
+		create trigger wait before insert on messages for each row when (new.msg_body = 'wait') execute function wait()`)
+	other := f.connect(t)
+	pgtest.Exec(t, other, "select pg_advisory_lock(7)")
+	var c calls
+	release := f.block(t, &c)
+	given := &watchedContext{asked: make(chan struct{})}
+	var cancel context.CancelFunc
+	given.Context, cancel = context.WithCancel(t.Context())
+	c.start(t, f, 1, "given up", func() error { return second(f.WriteMessage(given, ids[0], newMessage(1, "wait"))) })
+	c.start(t, f, 2, "bad", func() error { return second(f.WriteMessage(t.Context(), ids[1], queue.Message{Body: []byte("no id")})) })
+	release()
+	eventually(t, "no request waits", func() bool { return f.Waiting() == 0 })
+	f.awaitStuck(t, 1)
+	cancel()
+	<-given.asked
+	pgtest.Exec(t, other, "select pg_advisory_unlock(7)")
+	c.running.Wait()
+	err, _ := c.err("given up")
+	wantError(t, err, store.CodeStore, context.Canceled)
+	if !store.Certain(err) {
+		t.Errorf("it is not certain: %v", err)
+	}
+	if all := messages(t, f.conn, ids[0]); len(all) != 0 {
+		t.Errorf("messages %+v", all)
+	}
+}
+
+// A watchedContext tells when somebody asks why it is done.
+type watchedContext struct {
+	context.Context
+
+	once  sync.Once
+	asked chan struct{}
+}
+
+func (c *watchedContext) Err() error {
+	err := c.Context.Err()
+	if err != nil {
+		c.once.Do(func() { close(c.asked) })
+	}
+	return err
+}
+
 // A caller that gives up while its request waits is let go at once, and nothing is
 // done. When the request is under way, it gets the answer.
 func TestCancelledRequest(t *testing.T) {
@@ -402,6 +490,10 @@ func TestTooManyRequests(t *testing.T) {
 	eventually(t, "no more can wait", func() bool { return f.Waiting() == store.MaxWaiting })
 	_, err := f.WriteMessage(ctx, ids[0], newMessage(0, ""))
 	wantError(t, err, store.CodeStore, store.ErrBusy)
+	f.AddWaiting(1) // as when a round trip is to be repeated
+	_, err = f.DeleteMessage(ctx, ids[0], messageID(0))
+	wantError(t, err, store.CodeStore, store.ErrBusy)
+	f.AddWaiting(-1)
 	cancel()
 	eventually(t, "no request waits", func() bool { return f.Waiting() == 0 })
 	c.start(t, f, 1, "after", func() error { return second(f.WriteMessage(t.Context(), ids[0], newMessage(0, ""))) })
@@ -561,6 +653,7 @@ func TestRequestsWhileDatabaseHangs(t *testing.T) {
 	var calls calls
 	for i, id := range ids {
 		calls.start(t, f, i, fmt.Sprint(i), func() error { return second(f.WriteMessage(t.Context(), id, newMessage(1, "body"))) })
+		eventually(t, "one is under way", func() bool { return f.Lines() == f.Waiting()+1 })
 	}
 	calls.running.Wait()
 	if d := time.Since(begin); d > 20*time.Second {
