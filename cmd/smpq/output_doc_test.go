@@ -36,6 +36,7 @@ func TestOutputDocument(t *testing.T) {
 		"queue block, unblock, delete": admin.Result{},
 		"queue log":                    admin.LogResult{},
 		"address show":                 addressResult{},
+		"probe":                        probeResult{},
 		"compact":                      compact.QueueResult{},
 		"compact storelog":             compact.LogResult{},
 		"migrate status, adopt":        stateResult{},

@@ -253,3 +253,49 @@ func TestPasswords(t *testing.T) {
 		t.Error("passwords are compared wrongly")
 	}
 }
+
+// The id of a queue is found in all addresses of queues.
+func TestParseQueueID(t *testing.T) {
+	queueAddress := "smp://" + testFingerprint + "@127.0.0.1:7301/" + testSender + "#/?v=1-4&dh=" + testDH[:len(testDH)-1] + "%3D"
+	for _, c := range []struct{ text, want string }{
+		{testSender, testSender},
+		{queueAddress, testSender},
+		{"simplex:/i#" + linkID24 + "/" + linkKey + "?h=smp.simplex.im", linkID24},
+		{addressNamed(t, "contact"), "YD9Ft2onPmAE4VKlXCKpEDlJ2PO5HQjv"},
+	} {
+		id, err := ParseQueueID(c.text)
+		if err != nil || id.String() != c.want {
+			t.Errorf("%s: %s, %v; want %s", c.text, id, err, c.want)
+		}
+	}
+	contact := addressNamed(t, "short contact")
+	a, err := ParseAddress(contact)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if id, err := ParseQueueID(contact); err != nil || id != a.(*ShortLink).ID() {
+		t.Errorf("%s, %v", id, err)
+	}
+	for text, want := range map[string]string{
+		"!": "base64url",
+		"smp://" + testFingerprint + "@127.0.0.1:7301": "that of a router",
+		addressNamed(t, "contact, two queues, data"):   "2 queues",
+		"https://example.org/a#" + linkKey[1:]:         "short link",
+	} {
+		_, err := ParseQueueID(text)
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), linkKey[1:]) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
+func addressNamed(t *testing.T, name string) string {
+	t.Helper()
+	for _, a := range addresses {
+		if a.name == name {
+			return a.text
+		}
+	}
+	t.Fatalf("no address named %q", name)
+	return ""
+}

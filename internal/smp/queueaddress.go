@@ -51,6 +51,44 @@ func ParseAddress(text string) (Address, error) {
 	return wrapped(parseShortLink(site, path, fragment))("short link")
 }
 
+// IsAddress reports whether text begins as addresses and links do.
+func IsAddress(text string) bool {
+	for _, scheme := range []string{routerScheme, "simplex:", "https://"} {
+		if strings.HasPrefix(text, scheme) {
+			return true
+		}
+	}
+	return false
+}
+
+// ParseQueueID reads an id of a queue: as base64url, or out of an address or a link
+// that leads to one queue. Of a short link it is the link's id, else the sender's.
+// Errors do not repeat addresses, which can have secrets in them.
+func ParseQueueID(text string) (EntityID, error) {
+	if !IsAddress(text) {
+		return ParseEntityID(text)
+	}
+	a, err := ParseAddress(text)
+	if err != nil {
+		return EntityID{}, err
+	}
+	switch a := a.(type) {
+	case *QueueAddress:
+		return a.SenderID, nil
+	case *ShortLink:
+		return a.ID(), nil
+	case *ConnectionLink:
+		if len(a.Queues) == 1 {
+			return a.Queues[0].SenderID, nil
+		}
+		return EntityID{}, fmt.Errorf("the link leads to %d queues: give the id of one", len(a.Queues))
+	case *RouterAddress:
+	}
+	return EntityID{}, errNoQueue
+}
+
+var errNoQueue = errors.New("the address is that of a router, and has no queue")
+
 // wrapped returns an address that was parsed, or the error with what it was taken
 // for.
 func wrapped[A Address](a A, err error) func(kind string) (Address, error) {
