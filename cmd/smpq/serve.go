@@ -241,7 +241,8 @@ func routerOptions(c *config.Router, loaded certs.Loaded, queues *store.Store, l
 	o := router.Options{
 		Store: queues, Credentials: loaded.Credentials, Versions: c.Tuning.Versions, Log: log,
 		Password: c.Auth.CreatePassword, NoNewQueues: !c.Auth.NewQueues, NoServices: !c.Transport.AcceptServiceCredentials,
-		IDAttempts: c.Tuning.IDAttempts, MessageTTL: c.StoreLog.ExpireMessages, ExpireOnSend: c.StoreLog.ExpireMessagesOnSend,
+		IDAttempts: c.Tuning.IDAttempts, MessageTTL: c.StoreLog.ExpireMessages, DeletedTTL: c.StoreLog.DBDeletedTTL,
+		ExpireInterval: c.Tuning.ExpireInterval, ExpireOnSend: c.StoreLog.ExpireMessagesOnSend,
 		EndInterval: c.Tuning.EndInterval, NotifyInterval: c.Tuning.NotificationInterval, NotificationTTL: c.StoreLog.ExpireNotifications,
 		Proxy: router.ProxyOptions{
 			Disabled: !c.Tuning.ProxyRole, Concurrency: c.Proxy.ClientConcurrency,

@@ -41,6 +41,8 @@ type Store interface {
 	DeletePeekMessage(context.Context, queue.RecipientID, queue.MessageID) (deleted, next *queue.Message, err error)
 	ExpireQueue(ctx context.Context, id queue.RecipientID, before int64) (int64, error)
 	QueueSize(context.Context, queue.RecipientID) (int64, error)
+	ExpireMessages(context.Context, store.ExpireOptions) (store.Expired, error)
+	PurgeDeleted(ctx context.Context, before int64) (store.Removed, error)
 
 	Service(context.Context, queue.Service) (queue.ServiceID, error)
 	SetServices(context.Context, []*store.Queue, queue.Party, queue.ServiceID) []error
@@ -77,8 +79,15 @@ type Options struct {
 	// they are in use. 3.
 	IDAttempts int
 
-	// MessageTTL is how long messages are kept, as far as ExpireOnSend goes. 21 days.
+	// MessageTTL is how long messages are kept. 21 days.
 	MessageTTL time.Duration
+	// DeletedTTL is how long deleted queues are kept. 21 days.
+	DeletedTTL time.Duration
+	// ExpireInterval is how often old messages and deleted queues are removed. 2 hours.
+	ExpireInterval time.Duration
+	// ExpireBatch is of how many queues messages are removed at a time.
+	// [store.DefaultExpireBatch].
+	ExpireBatch int
 	// ExpireOnSend says that old messages of a queue are deleted when it gets another.
 	ExpireOnSend bool
 
@@ -116,6 +125,8 @@ func (o *Options) setDefaults() {
 	o.Proxy.setDefaults()
 	orElse(&o.IDAttempts, 3)
 	orElse(&o.MessageTTL, 21*24*time.Hour)
+	orElse(&o.DeletedTTL, 21*24*time.Hour)
+	orElse(&o.ExpireInterval, 2*time.Hour)
 	orElse(&o.Output, 1<<20)
 	orElse(&o.EndInterval, 15*time.Second)
 	orElse(&o.NotifyInterval, 1500*time.Millisecond)

@@ -80,6 +80,7 @@ func New(o Options) (*Router, error) {
 	r.every(o.EndInterval, r.flushEnds)
 	r.every(o.NotifyInterval, r.deliverNotifications)
 	r.every(min(time.Hour, o.NotificationTTL), r.expireNotifications)
+	r.every(o.ExpireInterval, r.expire)
 	if o.InactiveTTL > 0 {
 		r.every(o.InactiveCheck, r.closeInactive)
 	}
