@@ -144,8 +144,9 @@ func TestFailures(t *testing.T) {
 		wantFailure(t, run(t, probe.Options{Router: &a}), probe.Create, probe.Authorization)
 	})
 	t.Run("timeout", func(t *testing.T) {
+		t.Parallel() // it waits for time to pass
 		r := routertest.Start(t, routertest.Options{Answer: answer(&smp.SEND{}, nil)})
-		wantFailure(t, run(t, probe.Options{Router: r.Address(), Timeout: time.Second}), probe.Send, probe.Timeout)
+		wantFailure(t, run(t, probe.Options{Router: r.Address(), Timeout: 5 * time.Second}), probe.Send, probe.Timeout)
 	})
 	t.Run("identity", func(t *testing.T) {
 		a := *routertest.Start(t, routertest.Options{}).Address()
