@@ -48,6 +48,7 @@ man: build
 	bin/smpq docs man man
 
 ## check: what must pass before a change is merged
+check: export FUZZTIME ?= 5s
 check: build lint test fuzz
 
 clean:

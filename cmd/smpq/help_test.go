@@ -102,6 +102,7 @@ func TestOutputForms(t *testing.T) {
 	for _, args := range []string{
 		"version",
 		"local status --data " + dir,
+		"address show smp://1234-w==:pwd@smp.example.org,abc.onion:443 --show-secrets",
 		"inspect counts",
 		"inspect queue 6HMbDkCsezeHrqz6Xlv98F_t0lgELZqB --messages --show-secrets",
 		"inspect messages 6HMbDkCsezeHrqz6Xlv98F_t0lgELZqB",

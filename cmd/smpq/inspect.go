@@ -105,9 +105,10 @@ func newInspectQueue(console *cli.Console) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "queue ID",
 		Short: "Show a queue by any of its ids",
-		Long: `Show a queue. ID is base64url, as in logs and addresses: the recipient's, the
-sender's, the notifier's or the link's id of the queue. All are tried, unless
---by names one. Soft-deleted queues are shown as such.
+		Long: `Show a queue. ID is base64url, as in logs: the recipient's, the sender's, the
+notifier's or the link's id of the queue. All are tried, unless --by names one.
+An address of the queue or a link to it will do, too. Soft-deleted queues are
+shown as such.
 
 DH secrets, the data of links and the bodies of messages are left out without
 --show-secrets.`,
@@ -124,7 +125,7 @@ DH secrets, the data of links and the bodies of messages are left out without
 	takesID(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ctx := cmd.Context()
-		id, err := parseID(args[0])
+		id, err := parseQueueID(args[0])
 		if err != nil {
 			return err
 		}
@@ -242,8 +243,9 @@ func newInspectMessages(console *cli.Console) *cobra.Command {
 		Use:   "messages ID",
 		Short: "Show the messages of a queue, without their bodies",
 		Long: `Show the messages of a queue, the oldest first: ids, times, sizes and flags,
-never what is in them. ID is base64url, any of the queue's ids. The queue may be
-soft-deleted. If it counts other messages than it has, that is said.`,
+never what is in them. ID is base64url, any of the queue's ids, or an address of
+the queue or a link to it. The queue may be soft-deleted. If it counts other
+messages than it has, that is said.`,
 		Example: `  smpq inspect messages AAECAwQFBgcICQoLDA0ODxAREhMUFRYX
   smpq inspect messages AAECAwQFBgcICQoLDA0ODxAREhMUFRYX --limit 5 -o json`,
 		Args: cobra.ExactArgs(1),
@@ -255,7 +257,7 @@ soft-deleted. If it counts other messages than it has, that is said.`,
 	takesID(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ctx := cmd.Context()
-		id, err := parseID(args[0])
+		id, err := parseQueueID(args[0])
 		if err != nil {
 			return err
 		}
@@ -793,6 +795,19 @@ func parseID(text string) (smp.EntityID, error) {
 		err = fmt.Errorf("%w; ids have %d characters, this has %d", err, want, len(text))
 	}
 	return id, cli.UsageErrorf("%q is not an id in base64url: %w", text, err)
+}
+
+// parseQueueID reads an id of a queue that the operator names, or takes it out of an
+// address.
+func parseQueueID(text string) (smp.EntityID, error) {
+	if !smp.IsAddress(text) {
+		return parseID(text)
+	}
+	id, err := smp.ParseQueueID(text)
+	if err != nil {
+		return id, cli.UsageErrorf("wrong address: %w", err)
+	}
+	return id, nil
 }
 
 // idAnnotation marks the commands that take an id as their argument.

@@ -35,6 +35,8 @@ func TestOutputDocument(t *testing.T) {
 		"queue status":                 admin.StatusResult{},
 		"queue block, unblock, delete": admin.Result{},
 		"queue log":                    admin.LogResult{},
+		"address show":                 addressResult{},
+		"probe":                        probeResult{},
 		"compact":                      compact.QueueResult{},
 		"compact storelog":             compact.LogResult{},
 		"migrate status, adopt":        stateResult{},

@@ -60,7 +60,7 @@ func (f *subjectFlags) subjects(ctx context.Context, cmd *cobra.Command, args []
 	}
 	ids := make([]smp.EntityID, len(args))
 	for i, arg := range args {
-		if ids[i], err = parseID(arg); err != nil {
+		if ids[i], err = parseQueueID(arg); err != nil {
 			return nil, 0, err
 		}
 	}
@@ -80,10 +80,10 @@ func newQueueStatus(console *cli.Console) *cobra.Command {
 		Use:   "status ID…",
 		Short: "Show whether queues are active, off or blocked",
 		Long: `Show whether queues are active, off (suspended by the recipient) or blocked, and
-when they were last used. An ID is base64url, as in logs and addresses: the
-recipient's, the sender's, the notifier's or the link's id of a queue. All are
-tried, unless --by names one. Soft-deleted queues are shown as such. More of one
-queue is shown by "smpq inspect queue".`,
+when they were last used. An ID is base64url, as in logs: the recipient's, the
+sender's, the notifier's or the link's id of a queue. All are tried, unless --by
+names one. An address of a queue or a link to it will do, too. Soft-deleted
+queues are shown as such. More of one queue is shown by "smpq inspect queue".`,
 		Example: `  smpq queue status AAECAwQFBgcICQoLDA0ODxAREhMUFRYX
   smpq queue status --file reported.txt -o csv`,
 	}
@@ -128,7 +128,8 @@ func newQueueBlock(console *cli.Console) *cobra.Command {
 		Use:   "block ID…",
 		Short: "Block queues, so that they take no messages",
 		Long: `Block queues, so that they take no messages, and their users are told why. A
-running router hears of it at once. An ID is base64url, any of a queue's ids.
+running router hears of it at once. An ID is base64url, any of a queue's ids, or
+an address of the queue or a link to it.
 
 No more queues are blocked in a day (in UTC) than the router's configuration
 allows, which --config names: daily_block_queue_quota, 20 if it says nothing.
@@ -166,8 +167,8 @@ func newQueueUnblock(console *cli.Console) *cobra.Command {
 		Use:   "unblock ID…",
 		Short: "Unblock queues",
 		Long: `Unblock queues, so that they take messages again. A running router hears of it
-at once. An ID is base64url, any of a queue's ids. Queues that their recipients
-have suspended stay so.
+at once. An ID is base64url, any of a queue's ids, or an address of the queue or
+a link to it. Queues that their recipients have suspended stay so.
 
 Each change is in the log that "smpq queue log" shows. The exit status is 3 if
 some queues could not be unblocked.`,
@@ -187,7 +188,8 @@ func newQueueDelete(console *cli.Console) *cobra.Command {
 		Short: "Delete queues softly",
 		Long: `Delete queues softly, as their recipients can: for all clients they are gone and
 cannot come back. "smpq compact" removes them with their messages later. A
-running router hears of it at once. An ID is base64url, any of a queue's ids.
+running router hears of it at once. An ID is base64url, any of a queue's ids, or
+an address of the queue or a link to it.
 
 Each delete is in the log that "smpq queue log" shows. The exit status is 3 if
 some queues could not be deleted.`,

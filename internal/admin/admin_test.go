@@ -255,7 +255,7 @@ func TestReadSubjects(t *testing.T) {
 		{"ids", "----\n\n ---- \r\n", []admin.Subject{{Text: "----", Line: 1, ID: id}, {Text: "----", Line: 3, ID: id}}},
 		{"no end of line", "#\n----", []admin.Subject{{Text: "----", Line: 2, ID: id}}},
 		{"no ids", "-\n----", []admin.Subject{
-			{Text: "-", Line: 1, Reason: "line 1 is not an id in base64url: "},
+			{Text: "-", Line: 1, Reason: "line 1 is neither an id in base64url nor an address: "},
 			{Text: "----", Line: 2, ID: id},
 		}},
 	} {
@@ -269,7 +269,7 @@ func TestReadSubjects(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				s.Reason = s.Reason[:min(len(s.Reason), len("line 1 is not an id in base64url: "))]
+				s.Reason = s.Reason[:min(len(s.Reason), len("line 1 is neither an id in base64url nor an address: "))]
 				got = append(got, s)
 			}
 			same := cmp.Comparer(func(a, b smp.EntityID) bool { return a == b })

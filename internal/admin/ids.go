@@ -36,9 +36,9 @@ func Subjects(ids []smp.EntityID) iter.Seq2[Subject, error] {
 // maxLine bounds the lines of a file in bytes. The longest ids have fewer.
 const maxLine = 16 << 10
 
-// ReadSubjects iterates over the ids in a file, one a line. Empty lines and those
-// that begin with '#' are left out, and so is space around ids. A line that is no
-// id is a Subject with a Reason; an error is the end. Cancelling ctx also ends a
+// ReadSubjects iterates over the ids and addresses in a file, one a line. Empty lines and those
+// that begin with '#' are left out, and so is space around ids. A line that is
+// neither is a Subject with a Reason; an error is the end. Cancelling ctx also ends a
 // wait for a pipe or a terminal.
 func ReadSubjects(ctx context.Context, name string) iter.Seq2[Subject, error] {
 	return func(yield func(Subject, error) bool) {
@@ -59,9 +59,15 @@ func ReadSubjects(ctx context.Context, name string) iter.Seq2[Subject, error] {
 				return true
 			}
 			s := Subject{Text: text, Line: line}
-			id, err := smp.ParseEntityID(text)
+			id, err := smp.ParseQueueID(text)
+			if smp.IsAddress(text) {
+				s.Text = "(an address)" // links have keys in them
+				if err == nil {
+					s.Text = id.String()
+				}
+			}
 			if err != nil {
-				s.Reason = fmt.Sprintf("line %d is not an id in base64url: %v", line, err)
+				s.Reason = fmt.Sprintf("line %d is neither an id in base64url nor an address: %v", line, err)
 			}
 			s.ID = id
 			return yield(s, nil)

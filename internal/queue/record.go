@@ -44,36 +44,17 @@ type Notifier struct {
 }
 
 // A Mode says what a queue is for.
-type Mode byte
+type Mode = smp.QueueMode
 
-// The modes of a queue. Queues made before modes existed have ModeUnknown,
-// which stays unknown when a record is rewritten.
+// The modes of a queue.
 const (
-	ModeUnknown   Mode = 0
-	ModeMessaging Mode = 'M'
-	ModeContact   Mode = 'C'
+	ModeUnknown   = smp.ModeUnknown
+	ModeMessaging = smp.ModeMessaging
+	ModeContact   = smp.ModeContact
 )
 
-// ParseMode reads the one-letter text of a mode.
-func ParseMode(s string) (Mode, error) {
-	switch s {
-	case "M", "C":
-		return Mode(s[0]), nil
-	}
-	return ModeUnknown, fmt.Errorf("unknown queue mode %q: expected M or C", s)
-}
-
-// String returns "messaging", "contact" or "unknown".
-func (m Mode) String() string {
-	switch m {
-	case ModeMessaging:
-		return "messaging"
-	case ModeContact:
-		return "contact"
-	case ModeUnknown:
-	}
-	return "unknown"
-}
+// ParseMode reads the one-letter text of a mode, as in the column queue_mode.
+func ParseMode(s string) (Mode, error) { return smp.ParseQueueMode(s) }
 
 // A Date is a time in whole seconds since 1970-01-01 UTC, or not known. Routers
 // round dates down to the day; readers take any second.

@@ -5,6 +5,16 @@ import (
 	"fmt"
 )
 
+// AppendUint16 appends n to b in two bytes, big endian.
+func AppendUint16(b []byte, n uint16) []byte { return binary.BigEndian.AppendUint16(b, n) }
+
+// AppendLarge appends x to b behind two length bytes. Longer byte strings than
+// [MaxLarge] have no encoding: what comes out is larger than any block, and so
+// nobody sends it.
+func AppendLarge(b, x []byte) []byte {
+	return append(AppendUint16(b, uint16(len(x))), x...) //nolint:gosec // see above
+}
+
 // MaxShort is the length of the longest byte string that the binary encoding
 // can hold behind one length byte.
 const MaxShort = 255
@@ -44,16 +54,54 @@ func (r *BinaryReader) Byte() byte {
 	return b[0]
 }
 
+// Uint16 reads a number of two bytes, big endian.
+func (r *BinaryReader) Uint16() uint16 {
+	b := r.take(2)
+	if b == nil {
+		return 0
+	}
+	return binary.BigEndian.Uint16(b)
+}
+
+// Int64 reads a number of eight bytes, big endian, two's complement.
+func (r *BinaryReader) Int64() int64 {
+	b := r.take(8)
+	if b == nil {
+		return 0
+	}
+	return int64(binary.BigEndian.Uint64(b)) //nolint:gosec // two's complement
+}
+
+// Bool reads a truth value, the letter T or F.
+func (r *BinaryReader) Bool() bool { return r.choice('T', 'F') }
+
+// Present reads the digit before an optional value: 1 says that it follows, 0
+// that it is absent.
+func (r *BinaryReader) Present() bool { return r.choice('1', '0') }
+
+// choice reads yes or no, and reports which.
+func (r *BinaryReader) choice(yes, no byte) bool {
+	switch c := r.Byte(); {
+	case r.err != nil:
+		return false
+	case c == yes:
+		return true
+	case c != no:
+		r.pos--
+		r.Fail(fmt.Sprintf("expected %q or %q", yes, no))
+	}
+	return false
+}
+
+// Rest reads all that is left.
+func (r *BinaryReader) Rest() []byte { return r.take(len(r.in) - r.pos) }
+
 // Short reads a byte string behind one length byte.
 func (r *BinaryReader) Short() []byte { return r.take(int(r.Byte())) }
 
 // Large reads a byte string behind two length bytes, big endian.
 func (r *BinaryReader) Large() []byte {
-	n := r.take(2)
-	if n == nil {
-		return nil
-	}
-	return r.take(int(binary.BigEndian.Uint16(n)))
+	return r.take(int(r.Uint16()))
 }
 
 // End checks that the whole input was read.

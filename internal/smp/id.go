@@ -48,6 +48,10 @@ func (id EntityID) Append(b []byte) []byte { return append(b, id.raw...) }
 // Bytes returns a copy of the raw bytes of id.
 func (id EntityID) Bytes() []byte { return []byte(id.raw) }
 
+// Short returns id as it travels in blocks. It fails if id has more than 255
+// bytes, as only ids in old logs have.
+func (id EntityID) Short() (Short, error) { return NewShort([]byte(id.raw)) }
+
 // AppendText appends the text encoding of id, base64url, to b. It never fails;
 // the error is there for [encoding.TextAppender].
 func (id EntityID) AppendText(b []byte) ([]byte, error) {

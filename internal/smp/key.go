@@ -43,6 +43,7 @@ var keyForms = [...]struct {
 // Reasons for which a key is refused.
 var (
 	errKeyForm = errors.New("not a public key of a known algorithm (DER SubjectPublicKeyInfo of Ed25519, Ed448, X25519 or X448)")
+	errKeyDH   = errors.New("expected an X25519 key")
 	errKeyAuth = errors.New("an X448 key cannot authorize commands")
 )
 
@@ -58,6 +59,14 @@ func ParsePublicKey[T []byte | string](der T) (PublicKey, error) {
 		return PublicKey{}, errKeyForm
 	}
 	return k, nil
+}
+
+// NewPublicKey returns the key of algorithm a with the given raw bytes.
+func NewPublicKey[T []byte | string](a Algorithm, raw T) (PublicKey, error) {
+	if a == 0 || int(a) > len(keyForms) || len(raw) != keyForms[a-1].size {
+		return PublicKey{}, errKeyForm
+	}
+	return PublicKey{der: keyForms[a-1].prefix + string(raw)}, nil
 }
 
 // ParseAuthKey is ParsePublicKey for the keys that authorize commands: those of
@@ -88,6 +97,14 @@ func (k PublicKey) Size() int { return len(k.der) }
 
 // Append appends the DER encoding of k to b.
 func (k PublicKey) Append(b []byte) []byte { return append(b, k.der...) }
+
+// AppendRaw appends the raw key to b, without what DER puts before it.
+func (k PublicKey) AppendRaw(b []byte) []byte {
+	if a := k.Algorithm(); a != 0 {
+		return append(b, k.der[len(keyForms[a-1].prefix):]...)
+	}
+	return b
+}
 
 // AppendText appends the text encoding of k, the base64url of its DER encoding.
 // It never fails; the error is there for [encoding.TextAppender].
