@@ -230,7 +230,7 @@ func probeTable(r probeResult) cli.Table {
 		t.add("connected to", last.Remote)
 	}
 	if s := last.Session; s != nil {
-		t.add("protocol", fmt.Sprintf("version %d (both can speak %s)", s.Version, s.Versions))
+		t.add("protocol", fmt.Sprintf("version %d (the router speaks %s)", s.Version, s.Versions))
 		t.add("TLS", strings.Join([]string{s.TLS, s.CipherSuite, s.Group, s.ALPN}, ", "))
 	}
 	for i, c := range last.Certificates {

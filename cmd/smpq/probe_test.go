@@ -25,7 +25,7 @@ func TestProbe(t *testing.T) {
 	must(t, err)
 	router, proxy := routertest.Start(t, routertest.Options{Password: password}), routertest.Start(t, routertest.Options{Password: password})
 	r := smpq(t, "probe", probeAddress(router), "--proxy", probeAddress(proxy))
-	r.expect(t, 0, "\nprotocol", "version 19 (both can speak 6-19)", "TLS 1.3, TLS_", "\nreach through proxy", "\ndelete")
+	r.expect(t, 0, "\nprotocol", "version 19 (the router speaks 6-19)", "TLS 1.3, TLS_", "\nreach through proxy", "\ndelete")
 	for line := range strings.Lines(r.stdout) {
 		if strings.Contains(line, "secret-word") {
 			t.Errorf("it shows the password: %s", line)

@@ -55,7 +55,7 @@ func TestProbe(t *testing.T) {
 			if got := strings.Join(names, ", "); got != "resolve, connect, handshake, create, secure, send, receive, acknowledge, delete" {
 				t.Errorf("steps: %s", got)
 			}
-			if s := report.Session; s.Version != int(v) || s.TLS != "TLS 1.3" || s.Encrypted != (v >= smp.VersionBlockEncryption) {
+			if s := report.Session; s.Versions != (smp.VersionRange{Min: v, Max: v}).String() || s.Version != int(v) || s.TLS != "TLS 1.3" || s.Encrypted != (v >= smp.VersionBlockEncryption) {
 				t.Errorf("session: %+v", s)
 			}
 			if len(report.Certificates) != 2 || report.Certificates[0].Key != "Ed25519" {

@@ -17,6 +17,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/smpq/smpq/internal/auth"
 	"github.com/smpq/smpq/internal/smp"
 )
 
@@ -34,7 +35,7 @@ func (p plainTLS) Client(_ context.Context, conn net.Conn, protocol string, _ *C
 }
 
 func (p plainTLS) Server(_ context.Context, conn net.Conn, protocols []string, _ *Credentials, _ func([][]byte) error) (*Channel, error) {
-	return &Channel{Conn: conn, SessionID: p.session, TLSInfo: TLSInfo{Protocol: protocols[0]}}, nil
+	return &Channel{Conn: conn, SessionID: p.session, PeerChain: p.peer, TLSInfo: TLSInfo{Protocol: protocols[0]}}, nil
 }
 
 // plainEnds returns both ends without TLS.
@@ -243,6 +244,20 @@ func block(t testing.TB, content []byte) []byte {
 	return b
 }
 
+// signedKey returns a new key that the owner of certificates has signed.
+func signedKey(t testing.TB, c Credentials, a smp.Algorithm) []byte {
+	t.Helper()
+	key, err := auth.GenerateKey(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed, err := auth.SignKey(c.Key, key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signed
+}
+
 // Hellos that lie.
 func TestHostileHellos(t *testing.T) {
 	a, d := plainEnds(t)
@@ -270,6 +285,29 @@ func TestHostileHellos(t *testing.T) {
 		}
 	}
 
+	// What a service says of itself must be what it proved in TLS.
+	proven := newAcceptor(t, func(c *AcceptorConfig) {
+		c.TLS = plainTLS{session: short(t, bytes.Repeat([]byte{9}, 32)), peer: own.Chain}
+	})
+	stranger := selfSigned(t)
+	for name, c := range map[string]struct {
+		of        Credentials
+		algorithm smp.Algorithm
+		want      error
+	}{
+		"as proven":       {own, smp.Ed25519, io.ErrClosedPipe}, // nobody takes the reply
+		"of another":      {stranger, smp.Ed25519, smp.ErrHandshakeBadAuth},
+		"of another kind": {own, smp.X25519, smp.ErrHandshakeBadAuth},
+	} {
+		service := hello
+		service.router = proven.Identity().Bytes()
+		service.service = &serviceHello{role: 'N', key: smp.SignedKey{Chain: c.of.Chain, Key: signedKey(t, c.of, c.algorithm)}}
+		err := feed(t, block(t, service.encode()), accepting(proven))
+		if !errors.Is(err, c.want) {
+			t.Errorf("service, %s: got %v, want %v", name, err, c.want)
+		}
+	}
+
 	channel := &Channel{SessionID: short(t, bytes.Repeat([]byte{9}, 32)), TLSInfo: TLSInfo{Protocol: "smp/1"}}
 	good, _, err := a.offer(channel)
 	if err != nil {
@@ -279,7 +317,8 @@ func TestHostileHellos(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	session, stolen, unsigned, versions := good, good, good, good
+	session, stolen, unsigned, kind, versions := good, good, good, good, good
+	kind.key = &smp.SignedKey{Chain: good.key.Chain, Key: signedKey(t, a.config.Credentials, smp.Ed25519)}
 	session.session = short(t, []byte("another one"))
 	stolen.key = forged.key
 	unsigned.key = &smp.SignedKey{Chain: good.key.Chain, Key: forged.key.Key}
@@ -291,6 +330,7 @@ func TestHostileHellos(t *testing.T) {
 		"another session":        {block(t, session.encode()), smp.ErrTransportSession},
 		"another router":         {block(t, stolen.encode()), smp.ErrHandshakeIdentity},
 		"another router's key":   {block(t, unsigned.encode()), smp.ErrHandshakeBadAuth},
+		"a key of another kind":  {block(t, kind.encode()), smp.ErrHandshakeBadAuth},
 		"unknown versions":       {block(t, versions.encode()), smp.ErrTransportVersion},
 		"versions the wrong way": {block(t, []byte{0, 9, 0, 6, 0}), smp.ErrHandshakeParse},
 		"a cut key":              {block(t, good.encode()[:60]), smp.ErrHandshakeParse},
