@@ -291,17 +291,18 @@ func TestHostileHellos(t *testing.T) {
 	})
 	stranger := selfSigned(t)
 	for name, c := range map[string]struct {
-		of        Credentials
-		algorithm smp.Algorithm
-		want      error
+		says, signs Credentials
+		algorithm   smp.Algorithm
+		want        error
 	}{
-		"as proven":       {own, smp.Ed25519, io.ErrClosedPipe}, // nobody takes the reply
-		"of another":      {stranger, smp.Ed25519, smp.ErrHandshakeBadAuth},
-		"of another kind": {own, smp.X25519, smp.ErrHandshakeBadAuth},
+		"as proven":          {own, own, smp.Ed25519, io.ErrClosedPipe}, // nobody takes the reply
+		"of another":         {stranger, stranger, smp.Ed25519, smp.ErrHandshakeBadAuth},
+		"under another name": {stranger, own, smp.Ed25519, smp.ErrHandshakeBadAuth},
+		"of another kind":    {own, own, smp.X25519, smp.ErrHandshakeBadAuth},
 	} {
 		service := hello
 		service.router = proven.Identity().Bytes()
-		service.service = &serviceHello{role: 'N', key: smp.SignedKey{Chain: c.of.Chain, Key: signedKey(t, c.of, c.algorithm)}}
+		service.service = &serviceHello{role: 'N', key: smp.SignedKey{Chain: c.says.Chain, Key: signedKey(t, c.signs, c.algorithm)}}
 		err := feed(t, block(t, service.encode()), accepting(proven))
 		if !errors.Is(err, c.want) {
 			t.Errorf("service, %s: got %v, want %v", name, err, c.want)
