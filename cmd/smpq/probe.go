@@ -25,7 +25,7 @@ const maxProbes = 10000
 func newProbe(console *cli.Console) *cobra.Command {
 	p := probeCommand{limits: probeLimits{
 		slow: probeLimit[time.Duration]{time.Second, 5 * time.Second},
-		cert: probeLimit[cli.Duration]{cli.Duration(30 * day), cli.Duration(7 * day)},
+		cert: probeLimit[certLimit]{certLimit{cli.Duration(30 * day)}, certLimit{cli.Duration(7 * day)}},
 	}}
 	cmd := &cobra.Command{
 		Use:   "probe ADDRESS",
@@ -94,8 +94,13 @@ type probeCommand struct {
 // probeLimits are the limits for monitoring.
 type probeLimits struct {
 	slow probeLimit[time.Duration]
-	cert probeLimit[cli.Duration]
+	cert probeLimit[certLimit]
 }
+
+// A certLimit is how long a certificate should hold at least.
+type certLimit struct{ cli.Duration }
+
+func (l *certLimit) seconds() int64 { return int64(time.Duration(l.Duration) / time.Second) }
 
 type probeLimit[T any] struct{ warning, critical T }
 
@@ -109,7 +114,7 @@ func (p *probeCommand) parse(cmd *cobra.Command, address string) (err error) {
 		return cli.UsageErrorf("--timeout %s: must be positive", p.timeout)
 	case p.limits.slow.warning > p.limits.slow.critical:
 		return cli.UsageErrorf("--warning %s is above --critical %s", p.limits.slow.warning, p.limits.slow.critical)
-	case p.limits.cert.warning < p.limits.cert.critical:
+	case p.limits.cert.warning.Duration < p.limits.cert.critical.Duration:
 		return cli.UsageErrorf("--cert-warning %s is below --cert-critical %s", &p.limits.cert.warning, &p.limits.cert.critical)
 	case p.check && cmd.Flags().Changed("output"):
 		return cli.UsageErrorf("--check has a form of its own: leave out --output")
@@ -225,7 +230,7 @@ func probeTable(r probeResult) cli.Table {
 		t.add("connected to", last.Remote)
 	}
 	if s := last.Session; s != nil {
-		t.add("protocol", fmt.Sprintf("version %d (both can speak %s)", s.Version, s.Versions))
+		t.add("protocol", fmt.Sprintf("version %d (the router speaks %s)", s.Version, s.Versions))
 		t.add("TLS", strings.Join([]string{s.TLS, s.CipherSuite, s.Group, s.ALPN}, ", "))
 	}
 	for i, c := range last.Certificates {
@@ -273,8 +278,7 @@ func writeCheck(w io.Writer, r probeResult, limits probeLimits) error {
 		fmt.Fprintf(&figures, " '%s'=%.4fs", s.Name, s.Seconds)
 	}
 	if left, ok := certificateLeft(&worst); ok {
-		fmt.Fprintf(&figures, " certificate=%ds;%d:;%d:", int64(left.Seconds()),
-			int64(time.Duration(limits.cert.warning).Seconds()), int64(time.Duration(limits.cert.critical).Seconds()))
+		fmt.Fprintf(&figures, " certificate=%ds;%d:;%d:", left, limits.cert.warning.seconds(), limits.cert.critical.seconds())
 	}
 	// What follows a bar is taken for figures.
 	text = strings.NewReplacer("|", "/", "\n", "; ").Replace(text)
@@ -296,8 +300,8 @@ func (l *probeLimits) judge(r *probe.Report) (state int, why string) {
 	slow := level(time.Duration(r.Seconds*float64(time.Second)), l.slow.warning, l.slow.critical)
 	soon := 0
 	if left, ok := certificateLeft(r); ok {
-		soon = level(-left, -time.Duration(l.cert.warning), -time.Duration(l.cert.critical))
-		texts = append(texts, fmt.Sprintf("certificate expires in %d days", int64(left/day)))
+		soon = level(-left, -l.cert.warning.seconds(), -l.cert.critical.seconds())
+		texts = append(texts, fmt.Sprintf("certificate expires in %d days", left/int64(day/time.Second)))
 	}
 	return max(slow, soon), strings.Join(texts, ", ")
 }
@@ -313,10 +317,11 @@ func level[T cmp.Ordered](value, warning, critical T) int {
 	return 0
 }
 
-// certificateLeft returns how long the first certificate to expire holds.
-func certificateLeft(r *probe.Report) (left time.Duration, ok bool) {
+// certificateLeft returns how many seconds the first certificate to expire holds.
+// Routers have some for so many centuries that no [time.Duration] has room for them.
+func certificateLeft(r *probe.Report) (left int64, ok bool) {
 	for i, c := range r.Certificates {
-		if l := c.NotAfter.Sub(r.At); i == 0 || l < left {
+		if l := c.NotAfter.Unix() - r.At.Unix(); i == 0 || l < left {
 			left, ok = l, true
 		}
 	}

@@ -25,7 +25,7 @@ func TestProbe(t *testing.T) {
 	must(t, err)
 	router, proxy := routertest.Start(t, routertest.Options{Password: password}), routertest.Start(t, routertest.Options{Password: password})
 	r := smpq(t, "probe", probeAddress(router), "--proxy", probeAddress(proxy))
-	r.expect(t, 0, "\nprotocol", "version 19 (both can speak 6-19)", "TLS 1.3, TLS_", "\nreach through proxy", "\ndelete")
+	r.expect(t, 0, "\nprotocol", "version 19 (the router speaks 6-19)", "TLS 1.3, TLS_", "\nreach through proxy", "\ndelete")
 	for line := range strings.Lines(r.stdout) {
 		if strings.Contains(line, "secret-word") {
 			t.Errorf("it shows the password: %s", line)
@@ -88,6 +88,7 @@ func TestProbeCheck(t *testing.T) {
 		args   []string
 	}{
 		{"OK", 0, []string{address, "--warning", "50s", "--critical", "60s"}},
+		{"OK", 0, []string{old, "--warning", "50s", "--critical", "60s", "--cert-warning", "9d"}},
 		{"WARNING", 1, []string{address, "--warning", "0s", "--critical", "60s"}},
 		{"CRITICAL", 2, []string{address, "--warning", "0s", "--critical", "0s", "--count", "2", "--interval", "0s"}},
 		{"WARNING", 1, []string{old, "--warning", "50s", "--critical", "60s"}},
@@ -99,6 +100,12 @@ func TestProbeCheck(t *testing.T) {
 			t.Errorf("%q: status %d, %q, %q", c.args[1:], r.status, r.stdout, r.stderr)
 		}
 	}
+}
+
+// Certificates for centuries are none that expire soon.
+func TestProbeOldAge(t *testing.T) {
+	router := routertest.Start(t, routertest.Options{})
+	smpq(t, "probe", "--check", "--critical", "60s", "--warning", "50s", probeAddress(router)).expect(t, 0, "certificate expires in 35")
 }
 
 // An interrupt ends the probes; what is complete is printed, and no queue is left.

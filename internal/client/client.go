@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"sync"
 
@@ -28,8 +27,9 @@ var (
 // A Client is a connection to a router. Its methods may be called by many
 // goroutines at the same time. It must be closed.
 type Client struct {
-	conn    *transport.Conn
-	session *transport.Session
+	conn       *transport.Conn
+	session    *transport.Session
+	maxVersion smp.Version // that this end speaks
 
 	signing sync.Mutex // guards signer
 	signer  *auth.Signer
@@ -55,10 +55,10 @@ type Event struct {
 }
 
 // newClient takes the connection over.
-func newClient(conn *transport.Conn) *Client {
+func newClient(conn *transport.Conn, maxVersion smp.Version) *Client {
 	s := conn.Session()
 	c := &Client{
-		conn: conn, session: s, signer: s.Signer(),
+		conn: conn, session: s, maxVersion: maxVersion, signer: s.Signer(),
 		blocks:  make(chan []*smp.Batch),
 		events:  make(chan Event, eventBuffer),
 		ended:   make(chan struct{}),
@@ -86,7 +86,7 @@ func (c *Client) Events() <-chan Event { return c.events }
 // Done returns a channel that is closed when the connection is over.
 func (c *Client) Done() <-chan struct{} { return c.ended }
 
-// Err returns why the connection is over, nil if it is not. It is [io.EOF] if the
+// Err returns why the connection is over, nil if it is not. It wraps [io.EOF] if the
 // router closed it, [ErrClosed] after Close.
 func (c *Client) Err() error {
 	c.mu.Lock()
@@ -163,6 +163,10 @@ func (c *Client) DoAll(ctx context.Context, requests []Request) []Result {
 
 // Start sends commands as DoAll does, and does not wait for the results. Commands
 // that are started one after another are sent in this order, in blocks of their own.
+//
+// It waits while what was started before is being sent, which takes as long as the
+// router likes, up to [transport.BlockTimeout] for a block. That wait is what ctx
+// ends; calls whose commands could not be sent then fail.
 func (c *Client) Start(ctx context.Context, requests ...Request) []*Call {
 	calls := make([]*Call, len(requests))
 	var batches []*smp.Batch
@@ -240,9 +244,10 @@ func ruleOf(c smp.Command) auth.Rule {
 		return auth.ByPartyAndService
 	case *smp.SUBS, *smp.NSUBS:
 		return auth.ByService
-	default:
-		return auth.ByParty
+	case *smp.KEY, *smp.RKEY, *smp.LSET, *smp.LDEL, *smp.NKEY, *smp.NDEL, *smp.GET, *smp.ACK, *smp.OFF, *smp.DEL, *smp.QUE,
+		*smp.SEND, *smp.SKEY, *smp.LKEY, *smp.LGET, *smp.PING, *smp.PRXY, *smp.PFWD, *smp.RFWD:
 	}
+	return auth.ByParty
 }
 
 // appendBatch adds a transmission to the last of some batches, or another one.
@@ -300,8 +305,8 @@ func (c *Call) Wait(ctx context.Context) (smp.Response, error) {
 
 // answer ends the call. Only who took it from those that wait may do so.
 func (c *Call) answer(r smp.Response, err error) {
-	if e, ok := r.(*smp.ERR); ok {
-		r, err = nil, e.Err
+	if e, ok := r.(*smp.ERR); ok && err == nil {
+		err = e.Err
 	}
 	c.response, c.err = r, err
 	close(c.done)
@@ -366,9 +371,6 @@ func (c *Client) receive() {
 			err = c.handOut(transmissions[i])
 		}
 		if err != nil {
-			if err != io.EOF { //nolint:errorlint // it is not wrapped
-				err = fmt.Errorf("receive: %w", err)
-			}
 			c.end(err)
 			return
 		}
@@ -391,7 +393,7 @@ func (c *Client) handOut(encoded []byte) error {
 	if !t.CorrID.IsEmpty() {
 		if call := c.take(string(t.CorrID.Bytes())); call != nil {
 			if err == nil {
-				err = call.check(&t, r)
+				err = call.check(&t)
 			}
 			call.answer(r, err)
 		}
@@ -411,7 +413,7 @@ func (c *Client) handOut(encoded []byte) error {
 
 // check refuses the response to another command. A router that cannot tell what a
 // command is about answers with an error without an entity id.
-func (c *Call) check(t *smp.Transmission, r smp.Response) error {
+func (c *Call) check(t *smp.Transmission) error {
 	if t.EntityID.ID() == c.entity || t.EntityID.IsEmpty() {
 		return nil
 	}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -215,7 +216,7 @@ func TestBatch(t *testing.T) {
 		r := routertest.Start(t, routertest.Options{})
 		c := dial(t, r, client.Options{Versions: only(v)})
 		m := create(t, c, smp.Ed25519)
-		requests := make([]client.Request, 500)
+		requests := make([]client.Request, 150)
 		for i := range requests {
 			requests[i] = client.Request{Entity: m.recipient, Command: &smp.SUB{}, Key: m.recipientKey}
 			if i%3 == 0 {
@@ -408,7 +409,7 @@ func TestBackPressure(t *testing.T) {
 	r := routertest.Start(t, routertest.Options{})
 	slow, sender := dial(t, r, client.Options{}), dial(t, r, client.Options{})
 	var boxes []mailbox
-	for range 200 {
+	for range 80 {
 		boxes = append(boxes, create(t, slow, smp.Ed25519))
 	}
 	for _, m := range boxes {
@@ -418,7 +419,7 @@ func TestBackPressure(t *testing.T) {
 	if n := len(slow.Events()); n > cap(slow.Events()) || cap(slow.Events()) > 64 {
 		t.Errorf("%d events of %d wait in memory", n, cap(slow.Events()))
 	}
-	for _, m := range boxes[:150] {
+	for _, m := range boxes[:60] {
 		if got := m.open(t, received[*smp.MSG](t, slow, m.recipient)); got != m.sender.String() {
 			t.Errorf("body %q", got)
 		}
@@ -494,4 +495,40 @@ func TestOnion(t *testing.T) {
 	if asked := <-socks.asked; asked != onion {
 		t.Errorf("it asked for %q", asked)
 	}
+}
+
+// A host that does not answer leaves time for the others.
+func TestDialSharesTime(t *testing.T) {
+	t.Parallel() // it waits for time to pass
+	r := routertest.Start(t, routertest.Options{})
+	silent, err := net.Listen("tcp", "127.0.0.3:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	a := *r.Address()
+	quiet, err := smp.ParseHost("127.0.0.3")
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := net.JoinHostPort(a.Hosts[0].String(), fmt.Sprint(a.PortOrDefault()))
+	a.Hosts = append([]smp.Host{quiet}, a.Hosts...)
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Second)
+	defer cancel()
+	c, err := client.Dial(ctx, &a, client.Options{Network: dialFunc(func(ctx context.Context, kind, address string) (net.Conn, error) {
+		if address != target {
+			address = silent.Addr().String()
+		}
+		return new(net.Dialer).DialContext(ctx, kind, address)
+	})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+}
+
+type dialFunc func(ctx context.Context, kind, address string) (net.Conn, error)
+
+func (f dialFunc) DialContext(ctx context.Context, kind, address string) (net.Conn, error) {
+	return f(ctx, kind, address)
 }

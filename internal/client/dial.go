@@ -41,7 +41,8 @@ var ErrOnion = errors.New("an onion host can be reached through a SOCKS server o
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 15 * time.Second, Count: 4}
 
 // Dial connects to the router with the given address: to the first of its hosts that
-// can be reached and is the right one. It has all of the time that ctx has.
+// can be reached and is the right one. It has all of the time that ctx has; of
+// several hosts, each has its share.
 //
 // Errors are those of [transport.Dialer.Dial], of the network, and [ErrOnion]; if
 // there are several hosts, of all of them.
@@ -51,17 +52,19 @@ func Dial(ctx context.Context, address *smp.RouterAddress, o Options) (*Client, 
 		d.Versions = smp.VersionRange{Min: smp.MinVersion, Max: smp.MaxVersion}
 	}
 	var failed []error
-	for _, host := range address.Hosts {
+	for i, host := range address.Hosts {
 		target := net.JoinHostPort(host.String(), strconv.Itoa(int(address.PortOrDefault())))
-		conn, err := d.Dial(ctx, func(ctx context.Context) (net.Conn, error) {
+		limited, cancel := share(ctx, len(address.Hosts)-i)
+		conn, err := d.Dial(limited, func(ctx context.Context) (net.Conn, error) {
 			network, err := o.network(host)
 			if err != nil {
 				return nil, err
 			}
 			return network.DialContext(ctx, "tcp", target)
 		})
+		cancel()
 		if err == nil {
-			return newClient(conn), nil
+			return newClient(conn, d.Versions.Max), nil
 		}
 		failed = append(failed, fmt.Errorf("%s: %w", target, err))
 		if ctx.Err() != nil {
@@ -72,6 +75,16 @@ func Dial(ctx context.Context, address *smp.RouterAddress, o Options) (*Client, 
 		return nil, errors.New("the address has no host")
 	}
 	return nil, errors.Join(failed...)
+}
+
+// share returns a context for the first of n things to be done in the time that there
+// is.
+func share(ctx context.Context, n int) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, time.Until(deadline)/time.Duration(n))
 }
 
 // network returns what connects to a host.

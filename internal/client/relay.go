@@ -41,7 +41,7 @@ func (c *Client) Relay(ctx context.Context, address *smp.RouterAddress, password
 		return nil, err
 	}
 	r := &Relay{client: c, session: key.SessionID.ID()}
-	own := smp.VersionRange{Min: smp.VersionProxy, Max: smp.MaxVersion}
+	own := smp.VersionRange{Min: smp.VersionProxy, Max: c.maxVersion}
 	both, ok := own.Intersect(key.Versions)
 	if !ok {
 		return nil, fmt.Errorf("PKEY: %w: the relay offers %s, this end %s", smp.ErrTransportVersion, key.Versions, own)
@@ -78,7 +78,9 @@ func (r *Relay) Version() smp.Version { return r.version }
 // Do sends a command through the proxy: SEND, SKEY, LKEY or LGET. Errors of the
 // relay are the same as without proxy. Those of the proxy are [smp.ProxyError],
 // [smp.ProxyProtocolError] and [smp.ProxyBrokerError]; after [smp.ErrNoSession] there
-// is no use in this Relay any more.
+// is no use in this Relay any more. Only the proxy says what is in them: to see
+// what the relay said of a queue, look for ProxyProtocolError first, as it unwraps to
+// an error of the same kind.
 func (r *Relay) Do(ctx context.Context, request Request) (smp.Response, error) {
 	key, err := auth.GenerateKey(smp.X25519)
 	if err != nil {
@@ -97,7 +99,7 @@ func (r *Relay) Do(ctx context.Context, request Request) (smp.Response, error) {
 	forward := Request{Entity: r.session, Command: &smp.PFWD{Version: r.version, Key: key.Public(), Encrypted: sealed}}
 	result, err := As[*smp.PRES](r.client.startWith(ctx, id, forward).Wait(ctx))
 	if err != nil {
-		return nil, err
+		return nil, ofProxy(err)
 	}
 	response, err := r.open(&request, id, secret, nonce.Reply(), result.Encrypted)
 	if err != nil {
@@ -125,6 +127,21 @@ func (c *Client) Forward(ctx context.Context, f auth.Forwarded) (sealed []byte, 
 		return nil, fmt.Errorf("RRES: %w: it is that to another command", ErrUnexpected)
 	}
 	return response.Sealed, nil
+}
+
+// ofProxy returns the error of a proxy. What else than errors of its own the proxy
+// answers is unexpected: it must not pass for an error of the relay.
+func ofProxy(err error) error {
+	e, ok := errors.AsType[smp.Error](err)
+	if !ok {
+		return err
+	}
+	switch e.(type) {
+	case smp.ProxyError, smp.ProxyProtocolError, smp.ProxyBrokerError:
+		return err
+	case smp.RouterError, smp.CommandError, smp.BlockedError, smp.StoreError:
+	}
+	return fmt.Errorf("PFWD: %w: the proxy answers %s", ErrUnexpected, e.Error())
 }
 
 // seal returns the command for the relay, encrypted.

@@ -63,7 +63,7 @@ type Report struct {
 // A Session is what client and router agreed on.
 type Session struct {
 	Version     int    `json:"version"`
-	Versions    string `json:"versions"` // that both could speak
+	Versions    string `json:"versions"` // that the router speaks
 	Encrypted   bool   `json:"encrypted_blocks"`
 	TLS         string `json:"tls"`
 	CipherSuite string `json:"cipher_suite"`
@@ -271,7 +271,7 @@ func (p *probe) connect(ctx context.Context) (*client.Client, bool) {
 	s := c.Session()
 	p.report.Remote = c.RemoteAddr().String()
 	p.report.Session = &Session{
-		Version: int(s.Version), Versions: s.Versions.String(), Encrypted: s.Encrypted,
+		Version: int(s.Version), Versions: s.Offered.String(), Encrypted: s.Encrypted,
 		TLS: tls.VersionName(s.TLS.Version), CipherSuite: tls.CipherSuiteName(s.TLS.CipherSuite), Group: s.TLS.Group.String(), ALPN: s.TLS.Protocol,
 	}
 	for _, der := range s.PeerChain {

@@ -55,7 +55,7 @@ func TestProbe(t *testing.T) {
 			if got := strings.Join(names, ", "); got != "resolve, connect, handshake, create, secure, send, receive, acknowledge, delete" {
 				t.Errorf("steps: %s", got)
 			}
-			if s := report.Session; s.Version != int(v) || s.TLS != "TLS 1.3" || s.Encrypted != (v >= smp.VersionBlockEncryption) {
+			if s := report.Session; s.Versions != (smp.VersionRange{Min: v, Max: v}).String() || s.Version != int(v) || s.TLS != "TLS 1.3" || s.Encrypted != (v >= smp.VersionBlockEncryption) {
 				t.Errorf("session: %+v", s)
 			}
 			if len(report.Certificates) != 2 || report.Certificates[0].Key != "Ed25519" {
@@ -144,8 +144,9 @@ func TestFailures(t *testing.T) {
 		wantFailure(t, run(t, probe.Options{Router: &a}), probe.Create, probe.Authorization)
 	})
 	t.Run("timeout", func(t *testing.T) {
+		t.Parallel() // it waits for time to pass
 		r := routertest.Start(t, routertest.Options{Answer: answer(&smp.SEND{}, nil)})
-		wantFailure(t, run(t, probe.Options{Router: r.Address(), Timeout: time.Second}), probe.Send, probe.Timeout)
+		wantFailure(t, run(t, probe.Options{Router: r.Address(), Timeout: 5 * time.Second}), probe.Send, probe.Timeout)
 	})
 	t.Run("identity", func(t *testing.T) {
 		a := *routertest.Start(t, routertest.Options{}).Address()

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"fmt"
 	"math/big"
 	"testing"
 	"time"
@@ -21,6 +22,30 @@ import (
 // other dates, or other things, of the leaf.
 func NewCredentials(t testing.TB, change ...func(leaf *x509.Certificate)) transport.Credentials {
 	t.Helper()
+	c, err := newCredentials(change...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// NewServiceCredentials is [MakeServiceCredentials] for a test.
+func NewServiceCredentials(t testing.TB, role queue.Role) transport.ServiceCredentials {
+	t.Helper()
+	c, err := MakeServiceCredentials(role)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// MakeServiceCredentials returns what a new service proves itself with.
+func MakeServiceCredentials(role queue.Role) (transport.ServiceCredentials, error) {
+	own, err := newCredentials(func(leaf *x509.Certificate) { leaf.Subject.CommonName = "service" })
+	return transport.ServiceCredentials{Credentials: own, Role: role}, err
+}
+
+func newCredentials(change ...func(leaf *x509.Certificate)) (transport.Credentials, error) {
 	begin := time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC)
 	ca := &x509.Certificate{
 		SerialNumber:          big.NewInt(1),
@@ -40,34 +65,21 @@ func NewCredentials(t testing.TB, change ...func(leaf *x509.Certificate)) transp
 	for _, c := range change {
 		c(leaf)
 	}
-	_, caKey := newKey(t)
-	key, leafKey := newKey(t)
-	chain := [][]byte{certify(t, leaf, ca, leafKey, caKey), certify(t, ca, ca, caKey, caKey)}
-	return transport.Credentials{Chain: chain, Key: key}
-}
-
-// NewServiceCredentials returns what a new service proves itself with.
-func NewServiceCredentials(t testing.TB, role queue.Role) transport.ServiceCredentials {
-	t.Helper()
-	own := NewCredentials(t, func(leaf *x509.Certificate) { leaf.Subject.CommonName = "service" })
-	return transport.ServiceCredentials{Credentials: own, Role: role}
-}
-
-func newKey(t testing.TB) (auth.PrivateKey, ed25519.PrivateKey) {
-	t.Helper()
-	k, err := auth.GenerateKey(smp.Ed25519)
+	key, err := auth.GenerateKey(smp.Ed25519)
 	if err != nil {
-		t.Fatalf("new certificate: %v", err)
+		return transport.Credentials{}, fmt.Errorf("new certificate: %w", err)
 	}
-	signer, _ := k.Ed25519()
-	return k, signer
-}
-
-func certify(t testing.TB, c, issuer *x509.Certificate, key, issuerKey ed25519.PrivateKey) []byte {
-	t.Helper()
-	der, err := x509.CreateCertificate(rand.Reader, c, issuer, key.Public(), issuerKey)
+	leafKey, _ := key.Ed25519()
+	_, caKey, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
-		t.Fatalf("new certificate: %v", err)
+		return transport.Credentials{}, fmt.Errorf("new certificate: %w", err)
 	}
-	return der
+	var chain [2][]byte
+	if chain[0], err = x509.CreateCertificate(rand.Reader, leaf, ca, leafKey.Public(), caKey); err == nil {
+		chain[1], err = x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey)
+	}
+	if err != nil {
+		return transport.Credentials{}, fmt.Errorf("new certificate: %w", err)
+	}
+	return transport.Credentials{Chain: chain[:], Key: key}, nil
 }

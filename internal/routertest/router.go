@@ -9,6 +9,8 @@ package routertest
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"sync"
@@ -45,11 +47,12 @@ type Options struct {
 
 // A Router is a router in memory.
 type Router struct {
-	// Set by Start, then read-only.
+	// Set by New, then read-only.
 	options  Options
 	acceptor *transport.Acceptor
 	listener net.Listener
 	ctx      context.Context // ends with the router
+	cancel   context.CancelFunc
 
 	work sync.WaitGroup // all goroutines
 
@@ -66,10 +69,24 @@ type Router struct {
 // stopTimeout is how long a router may take to stop.
 const stopTimeout = 10 * time.Second
 
-// Start starts a router on a free port of 127.0.0.1. At the end of the test it is
-// stopped; the test fails if it does not stop.
+// Start is [New] for a test, at the end of which the router is stopped; the test
+// fails if it does not start or stop.
 func Start(t testing.TB, o Options) *Router {
 	t.Helper()
+	r, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return r
+}
+
+// New starts a router on a free port of 127.0.0.1. It must be closed.
+func New(o Options) (*Router, error) {
 	if o.Versions.Min == 0 {
 		o.Versions.Min = smp.MinVersion
 	}
@@ -80,12 +97,13 @@ func Start(t testing.TB, o Options) *Router {
 		o.Quota = 128
 	}
 	if o.Credentials.Chain == nil {
-		o.Credentials = NewCredentials(t)
+		var err error
+		if o.Credentials, err = newCredentials(); err != nil {
+			return nil, fmt.Errorf("start router: %w", err)
+		}
 	}
-	ctx, cancel := context.WithCancel(context.Background())
 	r := &Router{
 		options:    o,
-		ctx:        ctx,
 		sessions:   make(map[*session]struct{}),
 		recipients: make(map[smp.EntityID]*inbox),
 		senders:    make(map[smp.EntityID]*inbox),
@@ -100,22 +118,21 @@ func Start(t testing.TB, o Options) *Router {
 	}
 	var err error
 	if r.acceptor, err = transport.NewAcceptor(config); err != nil {
-		cancel()
-		t.Fatalf("start router: %v", err)
+		return nil, fmt.Errorf("start router: %w", err)
 	}
+	r.ctx, r.cancel = context.WithCancel(context.Background())
 	var lc net.ListenConfig
-	if r.listener, err = lc.Listen(ctx, "tcp", "127.0.0.1:0"); err != nil {
-		cancel()
-		t.Fatalf("start router: %v", err)
+	if r.listener, err = lc.Listen(r.ctx, "tcp", "127.0.0.1:0"); err != nil {
+		r.cancel()
+		return nil, fmt.Errorf("start router: %w", err)
 	}
 	r.work.Go(r.accept)
-	t.Cleanup(func() { r.stop(t, cancel) })
-	return r
+	return r, nil
 }
 
-func (r *Router) stop(t testing.TB, cancel context.CancelFunc) {
-	t.Helper()
-	cancel()
+// Close stops the router, and fails if it does not stop.
+func (r *Router) Close() error {
+	r.cancel()
 	_ = r.listener.Close()
 	r.Disconnect()
 	r.disconnectRelays()
@@ -126,8 +143,9 @@ func (r *Router) stop(t testing.TB, cancel context.CancelFunc) {
 	}()
 	select {
 	case <-stopped:
+		return nil
 	case <-time.After(stopTimeout):
-		t.Errorf("the router does not stop; is a call of Answer stuck?")
+		return errors.New("the router does not stop; is a call of Answer stuck?")
 	}
 }
 

@@ -66,6 +66,7 @@ const routerScheme = "smp://"
 var (
 	errAddressScheme   = errors.New("an address starts with smp://")
 	errAddressIdentity = errors.New(`an address has an "@" between fingerprint and host`)
+	errAddressAt       = errors.New(`an address has one "@" only, and passwords have none`)
 	errAddressPassword = errors.New("this address must not have a password")
 )
 
@@ -95,6 +96,9 @@ func parseRouterAddress(text string) (a RouterAddress, err error) {
 		if a.Password, err = ParsePassword(password); err != nil {
 			return a, err
 		}
+	}
+	if strings.Contains(location, "@") {
+		return a, errAddressAt // a password with one in it must not end up as a host
 	}
 	a.Hosts, a.Port, err = parseLocation(location)
 	return a, err

@@ -250,3 +250,14 @@ func BenchmarkDecodeBase64(b *testing.B) {
 		})
 	}
 }
+
+// The number of certificates is limited before there is memory for them.
+func TestTooManyCertificates(t *testing.T) {
+	for n, ok := range map[byte]bool{0: false, 1: true, 4: true, 5: false, 255: false} {
+		in := append([]byte{n}, make([]byte, 2*int(n)+2)...)
+		r := NewBinaryReader(in)
+		if ReadSignedKey(r); (r.Err() == nil) != ok {
+			t.Errorf("%d certificates: %v", n, r.Err())
+		}
+	}
+}

@@ -314,11 +314,21 @@ func TestChangesInTurn(t *testing.T) {
 				t.Errorf("cancelled while it waited: %v", err)
 			}
 		})
+		eventually(t, "it waits for its turn", func() bool { return f.LockWaiters(q) == 1 })
 		cancel()
+		eventually(t, "it has left", func() bool { return f.LockWaiters(q) == 0 })
+		key := randomKey()
+		wg.Go(func() {
+			if err := f.SecureQueue(t.Context(), q, key); err != nil {
+				t.Error(err)
+			}
+		})
+		eventually(t, "another one waits", func() bool { return f.LockWaiters(q) == 1 })
 		wantView(t, q, r)
 		f.exec(t, "commit")
 		wg.Wait()
 		r.Status = queue.Status{State: queue.Off}
+		r.SenderKey = key
 		wantView(t, f.wantFound(t, r), r)
 	})
 }

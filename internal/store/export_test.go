@@ -64,3 +64,14 @@ func Channel(schemaName string) string { return channel(schemaName) }
 
 // Payloads is payloads, for tests.
 func Payloads(ids []queue.RecipientID) []string { return payloads(ids) }
+
+// LockWaiters returns how many callers wait for the lock of a queue.
+func (s *Store) LockWaiters(q *Queue) int {
+	sh := s.cache.shardOf(q.id)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if q.lock == nil {
+		return 0
+	}
+	return len(q.lock.waiting)
+}

@@ -120,6 +120,7 @@ func (a *Acceptor) handshake(ctx context.Context, channel *Channel) (*Conn, erro
 		return nil, fmt.Errorf("client's hello: %w: %d, not of %s", smp.ErrTransportVersion, hello.version, offer.versions)
 	}
 	s.Version = hello.version
+	s.Offered = offer.versions
 	s.Versions = smp.VersionRange{Min: offer.versions.Min, Max: hello.version}
 	s.Proxy = hello.proxy
 	s.Key, s.RouterKey = key, offer.key

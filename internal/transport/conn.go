@@ -35,6 +35,8 @@ type Session struct {
 	// Versions are those that both could speak, up to Version; at the router's
 	// end all of its own up to Version.
 	Versions smp.VersionRange
+	// Offered are the versions that the router speaks.
+	Offered smp.VersionRange
 	// Encrypted reports whether blocks are encrypted, other than by TLS.
 	Encrypted bool
 	// Proxy reports whether the client is a proxy. Routers are told from version 14

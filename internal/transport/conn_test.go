@@ -9,7 +9,9 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/smpq/smpq/internal/auth"
@@ -334,5 +336,30 @@ func TestEd448(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A client names no server: names lead to the web server on the same port.
+func TestNoServerName(t *testing.T) {
+	ours, theirs := loopback(t)
+	asked := make(chan *tls.ClientHelloInfo, 1)
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		_ = tls.Server(theirs, &tls.Config{
+			MinVersion: tls.VersionTLS13,
+			GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+				asked <- hello
+				return nil, errors.New("that is all")
+			},
+		}).Handshake()
+		_ = theirs.Close()
+	})
+	_, err := StandardTLS{}.Client(t.Context(), ours, "smp/1", nil, func([][]byte) error { return nil })
+	if !errors.Is(err, ErrTLS) {
+		t.Errorf("%v", err)
+	}
+	serving.Wait()
+	if hello := <-asked; hello.ServerName != "" || !slices.Equal(hello.SupportedProtos, []string{"smp/1"}) {
+		t.Errorf("it asks for %q, %q", hello.ServerName, hello.SupportedProtos)
 	}
 }

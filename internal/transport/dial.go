@@ -115,6 +115,7 @@ func (d *Dialer) handshake(channel *Channel, chain auth.Chain) (*Conn, error) {
 	if !offer.session.Equal(s.ID) {
 		return nil, fmt.Errorf("router's hello: %w: %s, not %s", smp.ErrTransportSession, offer.session, s.ID)
 	}
+	s.Offered = offer.versions
 	if s.Versions, err = d.agree(offer.versions); err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package transport
 import (
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -132,13 +133,13 @@ func setCredentials(c *tls.Config, own *Credentials) error {
 
 // clientTLS performs the handshake of a client. It takes c over.
 func clientTLS(ctx context.Context, conn net.Conn, c *tls.Config, verify func([][]byte) error) (*Channel, error) {
-	rec := &recorder{Conn: conn, sent: true, budget: smp.BlockSize}
+	rec := &recorder{Conn: conn, sent: true, budget: maxHandshake}
 	return handshakeTLS(ctx, rec, c, tls.Client, verify)
 }
 
 // serverTLS performs the handshake of a server. It takes c over.
 func serverTLS(ctx context.Context, conn net.Conn, c *tls.Config, verify func([][]byte) error) (*Channel, error) {
-	rec := &recorder{Conn: conn, budget: smp.BlockSize}
+	rec := &recorder{Conn: conn, budget: maxHandshake}
 	return handshakeTLS(ctx, rec, c, tls.Server, verify)
 }
 
@@ -187,6 +188,12 @@ func handshakeTLS(ctx context.Context, rec *recorder, c *tls.Config, end func(ne
 	}, nil
 }
 
+// maxHandshake is how many bytes the other end may send in its TLS handshake. A
+// client's first message has some 300, with the keys of browsers 2,000; the
+// certificates of routers and services some 500 each. What comes is kept three times:
+// as record, as message, and recorded.
+const maxHandshake = 4096
+
 // A recorder is a connection during its TLS handshake. It keeps what the client
 // sends, and limits what the other end may send.
 type recorder struct {
@@ -194,26 +201,51 @@ type recorder struct {
 	sent bool // this end is the client
 
 	// Until stop is called, used by the handshake alone; then read-only.
-	budget  int // bytes that the other end may still send
+	budget  int    // bytes of records that the other end may still begin
+	record  int    // bytes of the present record that are still to come
+	header  []byte // of the next record, as far as it is there
 	flight  []byte
 	stopped bool
 }
 
 var errHandshakeSize = errors.New("the other end sends more than a handshake needs")
 
+// Read reads no further than to the end of a record: what follows the last one of
+// the handshake is under no limit.
 func (r *recorder) Read(p []byte) (int, error) {
 	if r.stopped {
 		return r.Conn.Read(p)
 	}
-	if r.budget == 0 {
+	next := r.record
+	if next == 0 {
+		next = recordHeader - len(r.header)
+	}
+	n, err := r.Conn.Read(p[:min(len(p), next)])
+	if !r.follow(p[:n]) {
+		// TLS must not see it: it makes room for all of a record as soon as it knows
+		// the length.
 		return 0, errHandshakeSize
 	}
-	n, err := r.Conn.Read(p[:min(len(p), r.budget)])
-	r.budget -= n
 	if !r.sent {
 		r.flight = append(r.flight, p[:n]...)
 	}
 	return n, err
+}
+
+// follow takes account of what was read, a part of a record's header or of the rest,
+// and reports whether the record is within the budget.
+func (r *recorder) follow(in []byte) bool {
+	if r.record > 0 {
+		r.record -= len(in)
+		return true
+	}
+	if r.header = append(r.header, in...); len(r.header) < recordHeader {
+		return true
+	}
+	r.record = int(binary.BigEndian.Uint16(r.header[3:]))
+	r.header = r.header[:0]
+	r.budget -= recordHeader + r.record
+	return r.budget >= 0
 }
 
 func (r *recorder) Write(p []byte) (int, error) {
@@ -224,4 +256,4 @@ func (r *recorder) Write(p []byte) (int, error) {
 }
 
 // stop ends the recording and lifts the limit.
-func (r *recorder) stop() { r.flight, r.stopped = nil, true }
+func (r *recorder) stop() { r.flight, r.header, r.stopped = nil, nil, true }
