@@ -626,7 +626,7 @@ func heap() uint64 {
 func TestMemoryBeforeHandshake(t *testing.T) {
 	bubble(t, "record", func(t *testing.T) {
 		const connections = 50
-		record := append([]byte{22, 3, 3, 0x40, 0, 2, 0, 0xff, 0xff}, make([]byte, 16370)...) // all but its end
+		record := append([]byte{22, 3, 3, 0x0f, 0xf0, 2, 0, 0xff, 0xff}, make([]byte, 4070)...) // all but its end
 		address := addressOf(t, routertest.NewCredentials(t))
 		hang := network(func(conn net.Conn) {
 			_, _ = io.ReadFull(conn, make([]byte, 100)) // of the ClientHello
@@ -648,7 +648,7 @@ func TestMemoryBeforeHandshake(t *testing.T) {
 		each := (heap() - before) / connections
 		cancel()
 		dialing.Wait()
-		if limit := uint64(3 * smp.BlockSize); each > limit { // both ends are here
+		if limit := uint64(2 * smp.BlockSize); each > limit { // both ends are here
 			t.Errorf("a connection takes %d bytes, want at most %d", each, limit)
 		}
 	})

@@ -105,7 +105,7 @@ func (a *Acceptor) handshake(ctx context.Context, channel *Channel) (*Conn, erro
 	if err := sendBlock(channel, nil, offer.encode()); err != nil {
 		return nil, fmt.Errorf("router's hello: %w", err)
 	}
-	content, err := receiveBlock(channel, nil, nil)
+	content, err := receiveHello(channel)
 	if err != nil {
 		return nil, fmt.Errorf("client's hello: %w", err)
 	}

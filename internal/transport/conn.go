@@ -2,6 +2,7 @@ package transport
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -202,6 +203,52 @@ func receiveBlock(conn net.Conn, chain *auth.BlockChain, dst []byte) ([]byte, er
 		return dst, fmt.Errorf("receive block: %w: %w", smp.ErrTransportBlock, err)
 	}
 	return append(dst, content...), nil
+}
+
+// receiveHello waits for a block of the handshake and returns its content, without
+// keeping the padding: as long as the other end is not known, it costs no more memory
+// than it needs.
+func receiveHello(conn net.Conn) ([]byte, error) {
+	if err := conn.SetReadDeadline(time.Time{}); err != nil {
+		return nil, fmt.Errorf("receive block: %w", err)
+	}
+	var head [2]byte
+	if _, err := io.ReadFull(conn, head[:1]); err != nil {
+		return nil, fmt.Errorf("receive block: %w", err)
+	}
+	if err := conn.SetReadDeadline(time.Now().Add(BlockTimeout)); err != nil {
+		return nil, fmt.Errorf("receive block: %w", err)
+	}
+	rest := func(p []byte) error {
+		_, err := io.ReadFull(conn, p)
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			return fmt.Errorf("receive block: %w", err)
+		}
+		return nil
+	}
+	if err := rest(head[1:]); err != nil {
+		return nil, err
+	}
+	size := int(binary.BigEndian.Uint16(head[:]))
+	if size > maxHandshake {
+		return nil, fmt.Errorf("receive block: %w: %d bytes of content where a handshake needs no more than %d", smp.ErrTransportBlock, size, maxHandshake)
+	}
+	content := make([]byte, size)
+	if err := rest(content); err != nil {
+		return nil, err
+	}
+	var padding [512]byte
+	for left := smp.BlockSize - len(head) - size; left > 0; {
+		n := min(left, len(padding))
+		if err := rest(padding[:n]); err != nil {
+			return nil, err
+		}
+		left -= n
+	}
+	return content, nil
 }
 
 // closeAfter closes conn when ctx ends, until stop is called. What waits for conn

@@ -103,7 +103,7 @@ func (d *Dialer) verify(der [][]byte) (auth.Chain, error) {
 }
 
 func (d *Dialer) handshake(channel *Channel, chain auth.Chain) (*Conn, error) {
-	content, err := receiveBlock(channel, nil, nil)
+	content, err := receiveHello(channel)
 	if err != nil {
 		return nil, fmt.Errorf("router's hello: %w", err)
 	}
@@ -142,7 +142,7 @@ func (d *Dialer) handshake(channel *Channel, chain auth.Chain) (*Conn, error) {
 		return nil, fmt.Errorf("client's hello: %w", err)
 	}
 	if s.Service != nil {
-		if content, err = receiveBlock(channel, nil, content[:0]); err != nil {
+		if content, err = receiveHello(channel); err != nil {
 			return nil, fmt.Errorf("reply to the service: %w", err)
 		}
 		reply, err := parseServiceReply(content)
