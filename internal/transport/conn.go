@@ -135,14 +135,13 @@ func (c *Conn) Receive(dst []byte) ([]byte, error) { return receiveBlock(c.conn,
 
 // blocks has memory for blocks. Connections keep none of their own, as most of
 // them are idle most of the time.
-var blocks = sync.Pool{New: func() any { return new([smp.BlockSize]byte) }}
+var blocks sync.Pool
 
 func getBlock() *[smp.BlockSize]byte {
-	b, ok := blocks.Get().(*[smp.BlockSize]byte)
-	if !ok {
-		panic("transport: not a block") // nothing else is put there
+	if b, ok := blocks.Get().(*[smp.BlockSize]byte); ok {
+		return b
 	}
-	return b
+	return new([smp.BlockSize]byte)
 }
 
 func sendBlock(conn net.Conn, chain *auth.BlockChain, content []byte) error {
