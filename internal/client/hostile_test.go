@@ -350,8 +350,10 @@ func TestHostileBlocks(t *testing.T) {
 		}, os.ErrDeadlineExceeded, "receive block"},
 		{"slow bytes", 19, func(h *hostile) {
 			_ = h.channel.SetWriteDeadline(time.Time{}) // that of its hello
+			pace := time.NewTicker(time.Second)
+			defer pace.Stop()
 			for _, b := range noise(smp.BlockSize) {
-				time.Sleep(time.Second)
+				<-pace.C
 				if _, err := h.channel.Conn.Write([]byte{b}); err != nil {
 					break
 				}

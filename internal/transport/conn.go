@@ -169,30 +169,20 @@ func sendBlock(conn net.Conn, chain *auth.BlockChain, content []byte) error {
 }
 
 func receiveBlock(conn net.Conn, chain *auth.BlockChain, dst []byte) ([]byte, error) {
-	var first [1]byte
-	if err := conn.SetReadDeadline(time.Time{}); err != nil {
-		return dst, fmt.Errorf("receive block: %w", err)
-	}
-	if _, err := io.ReadFull(conn, first[:]); err != nil {
-		return dst, fmt.Errorf("receive block: %w", err)
+	first, err := beginBlock(conn)
+	if err != nil {
+		return dst, err
 	}
 	mem := getBlock()
 	defer blocks.Put(mem)
-	mem[0] = first[0]
-	if err := conn.SetReadDeadline(time.Now().Add(BlockTimeout)); err != nil {
-		return dst, fmt.Errorf("receive block: %w", err)
-	}
-	if _, err := io.ReadFull(conn, mem[1:]); err != nil {
-		if errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
-		return dst, fmt.Errorf("receive block: %w", err)
+	mem[0] = first
+	if err := restOfBlock(conn, mem[1:]); err != nil {
+		return dst, err
 	}
 	padded := mem[:]
 	if chain != nil {
 		opened := getBlock()
 		defer blocks.Put(opened)
-		var err error
 		if padded, err = chain.Open(opened[:0], padded); err != nil {
 			return dst, fmt.Errorf("receive block: %w: %w", smp.ErrTransportBlock, err)
 		}
@@ -208,27 +198,12 @@ func receiveBlock(conn net.Conn, chain *auth.BlockChain, dst []byte) ([]byte, er
 // keeping the padding: as long as the other end is not known, it costs no more memory
 // than it needs.
 func receiveHello(conn net.Conn) ([]byte, error) {
-	if err := conn.SetReadDeadline(time.Time{}); err != nil {
-		return nil, fmt.Errorf("receive block: %w", err)
+	first, err := beginBlock(conn)
+	if err != nil {
+		return nil, err
 	}
-	var head [2]byte
-	if _, err := io.ReadFull(conn, head[:1]); err != nil {
-		return nil, fmt.Errorf("receive block: %w", err)
-	}
-	if err := conn.SetReadDeadline(time.Now().Add(BlockTimeout)); err != nil {
-		return nil, fmt.Errorf("receive block: %w", err)
-	}
-	rest := func(p []byte) error {
-		_, err := io.ReadFull(conn, p)
-		if errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
-		if err != nil {
-			return fmt.Errorf("receive block: %w", err)
-		}
-		return nil
-	}
-	if err := rest(head[1:]); err != nil {
+	head := [2]byte{first}
+	if err := restOfBlock(conn, head[1:]); err != nil {
 		return nil, err
 	}
 	size := int(binary.BigEndian.Uint16(head[:]))
@@ -236,18 +211,47 @@ func receiveHello(conn net.Conn) ([]byte, error) {
 		return nil, fmt.Errorf("receive block: %w: %d bytes of content where a handshake needs no more than %d", smp.ErrTransportBlock, size, maxHandshake)
 	}
 	content := make([]byte, size)
-	if err := rest(content); err != nil {
+	if err := restOfBlock(conn, content); err != nil {
 		return nil, err
 	}
 	var padding [512]byte
 	for left := smp.BlockSize - len(head) - size; left > 0; {
 		n := min(left, len(padding))
-		if err := rest(padding[:n]); err != nil {
+		if err := restOfBlock(conn, padding[:n]); err != nil {
 			return nil, err
 		}
 		left -= n
 	}
 	return content, nil
+}
+
+// beginBlock waits for the first byte of a block, for as long as it takes. The rest
+// must come within BlockTimeout.
+func beginBlock(conn net.Conn) (byte, error) {
+	var first [1]byte
+	err := conn.SetReadDeadline(time.Time{})
+	if err == nil {
+		_, err = io.ReadFull(conn, first[:])
+	}
+	if err == nil {
+		err = conn.SetReadDeadline(time.Now().Add(BlockTimeout))
+	}
+	if err != nil {
+		return 0, fmt.Errorf("receive block: %w", err)
+	}
+	return first[0], nil
+}
+
+// restOfBlock fills p with more of a block.
+func restOfBlock(conn net.Conn, p []byte) error {
+	_, err := io.ReadFull(conn, p)
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return fmt.Errorf("receive block: %w", err)
+	}
+	return nil
 }
 
 // closeAfter closes conn when ctx ends, until stop is called. What waits for conn

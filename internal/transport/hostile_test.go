@@ -378,8 +378,13 @@ func TestSlowPeers(t *testing.T) {
 		var wg sync.WaitGroup
 		wg.Go(func() { _, _ = io.Copy(io.Discard, conn) })
 		wg.Go(func() {
+			if len(in) == 0 {
+				return
+			}
+			pace := time.NewTicker(pause)
+			defer pace.Stop()
 			for _, b := range in {
-				time.Sleep(pause)
+				<-pace.C
 				if _, err := conn.Write([]byte{b}); err != nil {
 					return
 				}
@@ -433,10 +438,9 @@ func TestSlowPeers(t *testing.T) {
 			defer ours.Close()
 			defer theirs.Close()
 			c := &Conn{conn: theirs}
-			go func() {
-				time.Sleep(1000 * time.Hour) // no limit before the first byte
+			time.AfterFunc(1000*time.Hour, func() { // no limit before the first byte
 				_, _ = ours.Write(make([]byte, 100))
-			}()
+			})
 			start := time.Now()
 			_, err := c.Receive(nil)
 			if took := time.Since(start); !errors.Is(err, os.ErrDeadlineExceeded) || took != 1000*time.Hour+BlockTimeout {
