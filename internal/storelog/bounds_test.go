@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/smpq/smpq/internal/logfile"
 	"github.com/smpq/smpq/internal/smp"
 )
 
@@ -70,7 +71,7 @@ func TestBadLineFromPipe(t *testing.T) {
 	}
 	defer writer.Close()
 	go func() { // more than a block; it ends when the pipe is closed
-		_, _ = fmt.Fprint(writer, "garbage\n"+strings.Repeat("TIME "+rid+" 1\n", 2*MaxLine/40))
+		_, _ = fmt.Fprint(writer, "garbage\n"+strings.Repeat("TIME "+rid+" 1\n", 2*logfile.MaxLine/40))
 	}()
 	f, err := Open(name)
 	if err != nil {

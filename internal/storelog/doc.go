@@ -17,6 +17,6 @@
 //	NEW_SERVICE service_id=… role=… …      a service
 //	QUEUE_SERVICE recipient-id R|N id      its association with a queue
 //
-// [Parse] and [Append] handle one line, [Scanner] splits a file into lines and
-// [Replay] computes what a router holds after it has read the whole log.
+// [Parse] and [Append] handle one line, and [Replay] computes what a router holds
+// after it has read the whole log.
 package storelog

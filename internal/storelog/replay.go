@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/smpq/smpq/internal/extsort"
+	"github.com/smpq/smpq/internal/logfile"
 	"github.com/smpq/smpq/internal/queue"
 	"github.com/smpq/smpq/internal/smp"
 )
@@ -92,9 +93,9 @@ type State struct {
 // deleted queues stay taken for recipients and links, and are free again for
 // senders and notifiers. Each skipped record is reported as a Problem.
 func Replay(ctx context.Context, f *File, o Options) (*State, error) {
-	s, err := replay(ctx, f.reader(), o)
+	s, err := replay(ctx, f.Reader(), o)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", f.name, err)
+		return nil, fmt.Errorf("%s: %w", f.Name(), err)
 	}
 	return s, nil
 }
@@ -161,7 +162,7 @@ type parsedBlock struct {
 }
 
 type serviceLine struct {
-	line    Line // Text is a copy
+	line    logfile.Line // Text is a copy
 	service queue.Service
 }
 
@@ -178,7 +179,7 @@ func (s *State) load(parent context.Context, r io.Reader, claims *extsort.Sorter
 	}
 
 	type numbered struct {
-		block
+		logfile.Block
 		number int
 	}
 	workers := min(max(runtime.GOMAXPROCS(0), 1), 4)
@@ -192,7 +193,7 @@ func (s *State) load(parent context.Context, r io.Reader, claims *extsort.Sorter
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		defer close(blocks)
-		in := blockReader{r: r}
+		in := logfile.NewBlockReader(r)
 		for n := 0; ; n++ {
 			var buf []byte
 			select {
@@ -201,9 +202,9 @@ func (s *State) load(parent context.Context, r io.Reader, claims *extsort.Sorter
 				return
 			}
 			if buf == nil {
-				buf = make([]byte, 0, MaxLine)
+				buf = make([]byte, 0, logfile.MaxLine)
 			}
-			b, err := in.next(buf)
+			b, err := in.Next(buf)
 			if err != nil {
 				if !errors.Is(err, io.EOF) {
 					readErr = err
@@ -232,7 +233,7 @@ func (s *State) load(parent context.Context, r io.Reader, claims *extsort.Sorter
 				p.keep = s.o.longLine
 			}
 			for b := range blocks {
-				res := p.parse(b.block)
+				res := p.parse(b.Block)
 				res.number = b.number
 				select {
 				case parsed <- res:
@@ -347,10 +348,10 @@ type parser struct {
 	value   []byte
 }
 
-func (p *parser) parse(b block) parsedBlock {
-	res := parsedBlock{buf: b.data[:0:cap(b.data)]}
-	var l Line
-	for b.nextLine(&l) && res.err == nil {
+func (p *parser) parse(b logfile.Block) parsedBlock {
+	res := parsedBlock{buf: b.Buffer()}
+	var l logfile.Line
+	for b.NextLine(&l) && res.err == nil {
 		res.lines++
 		res.end = l.Offset + max(l.TooLong, int64(len(l.Text)))
 		if l.Terminated {
@@ -370,9 +371,6 @@ func (p *parser) parse(b block) parsedBlock {
 			continue
 		}
 		res.err = p.add(l, rec)
-	}
-	if b.tooLong > 0 {
-		res.buf = nil // it was cut to the start of the line
 	}
 	return res
 }
@@ -410,10 +408,10 @@ func (r *lineReader) parse(e extsort.Record) (rec Record, offset int64, text []b
 }
 
 // parseLine returns the record of a line, a problem, or both.
-func parseLine(l Line) (Record, *Problem) {
+func parseLine(l logfile.Line) (Record, *Problem) {
 	pr := &Problem{Line: l.Number, Offset: l.Offset}
 	if l.TooLong > 0 {
-		pr.Reason = fmt.Sprintf("line of %d bytes: no record has %d or more (only its start is kept)", l.TooLong, MaxLine)
+		pr.Reason = fmt.Sprintf("line of %d bytes: no record has %d or more (only its start is kept)", l.TooLong, logfile.MaxLine)
 		pr.Text = slices.Clone(l.Text)
 		return nil, pr
 	}
@@ -441,7 +439,7 @@ func parseLine(l Line) (Record, *Problem) {
 
 // add adds a record of a queue. Its value is where the line is in the log, as
 // offset and length, and the line, if it is not a long one.
-func (p *parser) add(l Line, rec Record) error {
+func (p *parser) add(l logfile.Line, rec Record) error {
 	p.key = rec.Queue().Append(p.key[:0])
 	p.value = binary.AppendVarint(p.value[:0], l.Offset)
 	p.value = binary.AppendUvarint(p.value, uint64(len(l.Text)))

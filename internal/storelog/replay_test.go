@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
+	"github.com/smpq/smpq/internal/logfile"
 	"github.com/smpq/smpq/internal/queue"
 )
 
@@ -296,7 +297,7 @@ func TestReplayEnds(t *testing.T) {
 }
 
 func TestTooLongLine(t *testing.T) {
-	log := create + "\n" + strings.Repeat("x", 5*MaxLine+7) + "\nTIME " + rid + " 5\n" + strings.Repeat("y", MaxLine+1)
+	log := create + "\n" + strings.Repeat("x", 5*logfile.MaxLine+7) + "\nTIME " + rid + " 5\n" + strings.Repeat("y", logfile.MaxLine+1)
 	got, s, err := replayAll(t, iotest.HalfReader(strings.NewReader(log)), Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -309,26 +310,6 @@ func TestTooLongLine(t *testing.T) {
 	}
 	if c := s.Counts(); c.Bytes != int64(len(log)) {
 		t.Errorf("counted %d bytes of %d", c.Bytes, len(log))
-	}
-}
-
-// The scanner gives lines with their numbers and offsets, whatever the reader
-// does.
-func TestScanner(t *testing.T) {
-	long := strings.Repeat("z", MaxLine)
-	in := "a\n\nbb\n" + long + "\ncc"
-	s := NewScanner(iotest.OneByteReader(strings.NewReader(in)))
-	var got []string
-	for s.Scan() {
-		l := s.Line()
-		got = append(got, fmt.Sprintf("%d %d %d %v %d", l.Number, l.Offset, len(l.Text), l.Terminated, l.TooLong))
-	}
-	want := []string{"1 0 1 true 0", "2 2 0 true 0", "3 3 2 true 0", fmt.Sprintf("4 6 1024 true %d", MaxLine), fmt.Sprintf("5 %d 2 false 0", MaxLine+7)}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("lines (-want +got):\n%s", diff)
-	}
-	if err := s.Err(); err != nil {
-		t.Error(err)
 	}
 }
 
@@ -354,7 +335,7 @@ func TestOpen(t *testing.T) {
 	if changed, err := f.Changed(); err != nil || !changed {
 		t.Errorf("changed: %v, %v", changed, err)
 	}
-	if data, err := io.ReadAll(f.reader()); err != nil || string(data) != create+"\n" {
+	if data, err := io.ReadAll(f.Reader()); err != nil || string(data) != create+"\n" {
 		t.Errorf("read %q, %v", data, err)
 	}
 	f.Close()

@@ -1,4 +1,4 @@
-package storelog
+package logfile
 
 import (
 	"bytes"
@@ -8,8 +8,8 @@ import (
 )
 
 // MaxLine bounds the length of lines, in bytes with the LF: longer ones are not
-// read. The longest that routers write, a CREATE with link data of the size that
-// clients use, has some 22,000 bytes.
+// read. The longest that routers write, queues with link data of the size that
+// clients use and messages with a full body, have some 22,000 bytes.
 const MaxLine = 1 << 20
 
 // A Line is one line of a log.
@@ -23,8 +23,8 @@ type Line struct {
 
 // A Scanner splits a log into lines, in constant memory.
 type Scanner struct {
-	blocks blockReader
-	block  block
+	blocks *BlockReader
+	block  Block
 	buf    []byte
 	line   Line
 	err    error
@@ -32,19 +32,19 @@ type Scanner struct {
 
 // NewScanner returns a Scanner of r.
 func NewScanner(r io.Reader) *Scanner {
-	return &Scanner{blocks: blockReader{r: r}}
+	return &Scanner{blocks: NewBlockReader(r)}
 }
 
 // Scan reads the next line and reports whether there is one.
 func (s *Scanner) Scan() bool {
 	for s.err == nil {
-		if s.block.nextLine(&s.line) {
+		if s.block.NextLine(&s.line) {
 			return true
 		}
 		if s.buf == nil {
 			s.buf = make([]byte, 0, MaxLine)
 		}
-		s.block, s.err = s.blocks.next(s.buf)
+		s.block, s.err = s.blocks.Next(s.buf)
 	}
 	return false
 }
@@ -60,10 +60,10 @@ func (s *Scanner) Err() error {
 	return s.err
 }
 
-// A block is a part of a log of at most MaxLine bytes: either whole lines, each
+// A Block is a part of a log of at most MaxLine bytes: either whole lines, each
 // with its LF except perhaps the last line of the log, or the start of one line
 // that is too long.
-type block struct {
+type Block struct {
 	data       []byte
 	line       int64 // number of the first line
 	offset     int64 // bytes of the log before data
@@ -71,8 +71,9 @@ type block struct {
 	terminated bool  // whether the too long line ends with LF
 }
 
-// nextLine takes the first line off b and reports whether there was one.
-func (b *block) nextLine(l *Line) bool {
+// NextLine takes the first line off b and reports whether there was one. The line
+// is valid as long as the buffer that the block was read into.
+func (b *Block) NextLine(l *Line) bool {
 	if len(b.data) == 0 {
 		return false
 	}
@@ -94,8 +95,18 @@ func (b *block) nextLine(l *Line) bool {
 	return true
 }
 
-// A blockReader cuts a log into blocks.
-type blockReader struct {
+// Buffer returns the buffer that the block was read into, to be used again when
+// none of its lines is needed any more. Call it before NextLine. It is nil if the
+// block has only the start of a line that is too long.
+func (b *Block) Buffer() []byte {
+	if b.tooLong > 0 {
+		return nil
+	}
+	return b.data[:0:cap(b.data)]
+}
+
+// A BlockReader cuts a log into blocks, for those who parse several at a time.
+type BlockReader struct {
 	r      io.Reader
 	rest   []byte // read, but not yet part of a block
 	line   int64  // number of lines in earlier blocks
@@ -106,9 +117,12 @@ type blockReader struct {
 // cutText is how much of a line that is too long is kept.
 const cutText = 1024
 
-// next reads the next block into buf, whose capacity is MaxLine. It returns
+// NewBlockReader returns a BlockReader of r.
+func NewBlockReader(r io.Reader) *BlockReader { return &BlockReader{r: r} }
+
+// Next reads the next block into buf, whose capacity is MaxLine. It returns
 // io.EOF after the last one.
-func (r *blockReader) next(buf []byte) (block, error) {
+func (r *BlockReader) Next(buf []byte) (Block, error) {
 	buf = append(buf[:0], r.rest...)
 	r.rest = r.rest[:0]
 	for !r.eof && len(buf) < cap(buf) {
@@ -117,13 +131,13 @@ func (r *blockReader) next(buf []byte) (block, error) {
 		if errors.Is(err, io.EOF) {
 			r.eof = true
 		} else if err != nil {
-			return block{}, fmt.Errorf("read after byte %d: %w", r.offset+int64(len(buf)), err)
+			return Block{}, fmt.Errorf("read after byte %d: %w", r.offset+int64(len(buf)), err)
 		}
 	}
 	if len(buf) == 0 {
-		return block{}, io.EOF
+		return Block{}, io.EOF
 	}
-	b := block{data: buf, line: r.line + 1, offset: r.offset}
+	b := Block{data: buf, line: r.line + 1, offset: r.offset}
 	switch last := bytes.LastIndexByte(buf, '\n'); {
 	case last >= 0:
 		b.data = buf[:last+1]
@@ -139,15 +153,15 @@ func (r *blockReader) next(buf []byte) (block, error) {
 }
 
 // skipLong reads on to the end of a line of which buf is the start.
-func (r *blockReader) skipLong(buf []byte) (block, error) {
-	b := block{data: buf[:cutText:cutText], line: r.line + 1, offset: r.offset, tooLong: int64(len(buf))}
+func (r *BlockReader) skipLong(buf []byte) (Block, error) {
+	b := Block{data: buf[:cutText:cutText], line: r.line + 1, offset: r.offset, tooLong: int64(len(buf))}
 	scratch := buf[cutText:cap(buf)]
 	for !r.eof && !b.terminated {
 		n, err := r.r.Read(scratch)
 		if errors.Is(err, io.EOF) {
 			r.eof = true
 		} else if err != nil {
-			return block{}, fmt.Errorf("read after byte %d: %w", r.offset+b.tooLong, err)
+			return Block{}, fmt.Errorf("read after byte %d: %w", r.offset+b.tooLong, err)
 		}
 		if end := bytes.IndexByte(scratch[:n], '\n'); end >= 0 {
 			b.terminated = true
