@@ -21,6 +21,15 @@ type Line struct {
 	TooLong    int64  // length in bytes of a line that exceeds MaxLine, otherwise 0
 }
 
+// End returns the number of bytes up to the end of the line.
+func (l Line) End() int64 {
+	end := l.Offset + max(l.TooLong, int64(len(l.Text)))
+	if l.Terminated {
+		end++
+	}
+	return end
+}
+
 // A Scanner splits a log into lines, in constant memory.
 type Scanner struct {
 	blocks *BlockReader

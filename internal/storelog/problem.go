@@ -1,22 +1,16 @@
 package storelog
 
 import (
-	"fmt"
-
+	"github.com/smpq/smpq/internal/logfile"
 	"github.com/smpq/smpq/internal/queue"
 )
 
-// A Problem is something in a log that is not as it should be.
+// A Problem is something in a log that is not as it should be. Its text, if
+// something is lost, is the line, or a record of the part of a queue that was
+// left out.
 type Problem struct {
-	Kind   ProblemKind
-	Line   int64  // counted from 1
-	Offset int64  // bytes of the log before the line
-	Column int    // counted from 1; 0: the whole line
-	Reason string // what is wrong
-	// Text is what the result lacks: the line as it stands in the log (the
-	// first 1024 bytes if it is too long), or a record of the part of a queue
-	// that was left out. It may hold secrets.
-	Text []byte
+	logfile.Fault
+	Kind ProblemKind
 }
 
 // A ProblemKind says what kind of problem a [Problem] is.
@@ -51,17 +45,6 @@ func (k ProblemKind) String() string { return kindNames[k] }
 // Loses reports whether problems of this kind mean that something of the log is
 // not in the result. Such problems are what an import calls rejects.
 func (k ProblemKind) Loses() bool { return k != Late && k != Unterminated }
-
-// Place returns where the problem is: "line 12, column 5".
-func (p Problem) Place() string {
-	if p.Column == 0 {
-		return fmt.Sprintf("line %d", p.Line)
-	}
-	return fmt.Sprintf("line %d, column %d", p.Line, p.Column)
-}
-
-// String returns place and reason: "line 12, column 5: …".
-func (p Problem) String() string { return p.Place() + ": " + p.Reason }
 
 // AppendQueue appends the records that make q to b, each with its LF: a CREATE
 // and, where smp-server could not read its line, a BLOCK with the status.

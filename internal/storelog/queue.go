@@ -6,6 +6,7 @@ import (
 	"hash/maphash"
 
 	"github.com/smpq/smpq/internal/extsort"
+	"github.com/smpq/smpq/internal/logfile"
 	"github.com/smpq/smpq/internal/queue"
 )
 
@@ -27,6 +28,11 @@ type queueReplay struct {
 // A place is where a line is in the log.
 type place struct{ line, offset int64 }
 
+// fault returns what is wrong there, and what is lost.
+func (p place) fault(reason string, lost []byte) logfile.Fault {
+	return logfile.Fault{Line: p.line, Offset: p.offset, Reason: reason, Text: lost}
+}
+
 func (q *queueReplay) is(key []byte) bool { return q.key != nil && bytes.Equal(q.key, key) }
 
 func (q *queueReplay) start(key []byte) {
@@ -45,7 +51,7 @@ func (q *queueReplay) line(e extsort.Record) error {
 	if reason == "" {
 		return nil
 	}
-	p := Problem{Kind: Refused, Line: at.line, Offset: at.offset, Reason: Tag(rec) + ": " + reason, Text: bytes.Clone(text)}
+	p := Problem{Kind: Refused, Fault: at.fault(Tag(rec)+": "+reason, bytes.Clone(text))}
 	if late {
 		p.Kind = Late
 	}
@@ -141,7 +147,7 @@ func (q *queueReplay) finish(yield func(*queue.Record, error) bool) bool {
 func (q *queueReplay) resolve() error {
 	s, rec := q.state, q.rec
 	report := func(kind ProblemKind, at place, reason string, lost Record) error {
-		return s.o.OnProblem(Problem{Kind: kind, Line: at.line, Offset: at.offset, Reason: reason, Text: lost.append(nil)})
+		return s.o.OnProblem(Problem{Kind: kind, Fault: at.fault(reason, lost.append(nil))})
 	}
 	if q.rival && rec.Link != nil {
 		if owner, ok := s.rivals.linkOwner(rec); !ok {

@@ -19,7 +19,6 @@ import (
 	"github.com/smpq/smpq/internal/extsort"
 	"github.com/smpq/smpq/internal/logfile"
 	"github.com/smpq/smpq/internal/queue"
-	"github.com/smpq/smpq/internal/smp"
 )
 
 // Options control a replay.
@@ -326,7 +325,8 @@ func (s *State) addServices(services []serviceLine, certs map[string]int, proble
 		}
 		if reason != "" {
 			problems = append(problems, Problem{
-				Kind: Refused, Line: sl.line.Number, Offset: sl.line.Offset, Reason: reason, Text: sl.line.Text,
+				Kind:  Refused,
+				Fault: logfile.Fault{Line: sl.line.Number, Offset: sl.line.Offset, Reason: reason, Text: sl.line.Text},
 			})
 			continue
 		}
@@ -353,10 +353,7 @@ func (p *parser) parse(b logfile.Block) parsedBlock {
 	var l logfile.Line
 	for b.NextLine(&l) && res.err == nil {
 		res.lines++
-		res.end = l.Offset + max(l.TooLong, int64(len(l.Text)))
-		if l.Terminated {
-			res.end++
-		}
+		res.end = l.End()
 		rec, problem := parseLine(l)
 		if problem != nil {
 			res.problems = append(res.problems, *problem)
@@ -409,32 +406,18 @@ func (r *lineReader) parse(e extsort.Record) (rec Record, offset int64, text []b
 
 // parseLine returns the record of a line, a problem, or both.
 func parseLine(l logfile.Line) (Record, *Problem) {
-	pr := &Problem{Line: l.Number, Offset: l.Offset}
 	if l.TooLong > 0 {
-		pr.Reason = fmt.Sprintf("line of %d bytes: no record has %d or more (only its start is kept)", l.TooLong, logfile.MaxLine)
-		pr.Text = slices.Clone(l.Text)
-		return nil, pr
+		return nil, &Problem{Fault: l.Overlong()}
 	}
 	rec, err := Parse(l.Text)
 	if err != nil {
-		if syntax, ok := errors.AsType[*smp.SyntaxError](err); ok {
-			pr.Column, pr.Reason = syntax.Offset+1, syntax.Reason
-		} else {
-			pr.Reason = err.Error()
-		}
-		if !l.Terminated {
-			pr.Reason += " (the last line of the log, without an end of line: cut off when it was written?)"
-		}
-		pr.Text = slices.Clone(l.Text)
-		return nil, pr
+		return nil, &Problem{Fault: l.Unreadable(err)}
 	}
 	if l.Terminated {
 		return rec, nil
 	}
-	pr.Kind = Unterminated
-	pr.Reason = fmt.Sprintf("the last line has no end of line and may have been cut off; it was taken as the %s record that it is as it stands", Tag(rec))
-	pr.Text = slices.Clone(l.Text)
-	return rec, pr
+	taken := fmt.Sprintf("the %s record that it is as it stands", Tag(rec))
+	return rec, &Problem{Kind: Unterminated, Fault: l.Unterminated(taken)}
 }
 
 // add adds a record of a queue. Its value is where the line is in the log, as
