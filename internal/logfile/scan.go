@@ -44,6 +44,11 @@ func NewScanner(r io.Reader) *Scanner {
 	return &Scanner{blocks: NewBlockReader(r)}
 }
 
+// Reset makes s read from r, with the memory that it has.
+func (s *Scanner) Reset(r io.Reader) {
+	*s = Scanner{blocks: &BlockReader{r: r, rest: s.blocks.rest[:0]}, buf: s.buf}
+}
+
 // Scan reads the next line and reports whether there is one.
 func (s *Scanner) Scan() bool {
 	for s.err == nil {
