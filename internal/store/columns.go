@@ -18,6 +18,7 @@ const (
 	typeBytea columnType = 17
 	typeText  columnType = 25
 	typeInt8  columnType = 20
+	typeBool  columnType = 16
 )
 
 // A column is a column that is written from a record of type T. The lists of
@@ -31,7 +32,8 @@ type column[T any] struct {
 	value func(r *T, buf []byte) (value, bool)
 }
 
-// A value is the value of a column: a number for typeInt8, otherwise bytes.
+// A value is the value of a column: a number for typeInt8, 0 or 1 for typeBool,
+// otherwise bytes.
 type value struct {
 	bytes  []byte
 	number int64
@@ -39,6 +41,13 @@ type value struct {
 
 func byteValue(b []byte) (value, bool)  { return value{bytes: b}, true }
 func numberValue(n int64) (value, bool) { return value{number: n}, true }
+
+func boolValue(b bool) (value, bool) {
+	if b {
+		return value{number: 1}, true
+	}
+	return value{}, true
+}
 
 // idValue is the value of an id or key; the zero one is NULL.
 func idValue(v interface {
@@ -123,6 +132,17 @@ var serviceColumns = []column[serviceRow]{
 	{"created_at", typeInt8, func(s *serviceRow, _ []byte) (value, bool) { return numberValue(s.CreatedAt) }},
 }
 
+// messageRowColumns are the columns of messages.
+var messageRowColumns = []column[MessageRow]{
+	{"message_id", typeInt8, func(m *MessageRow, _ []byte) (value, bool) { return numberValue(m.Number) }},
+	{"recipient_id", typeBytea, func(m *MessageRow, buf []byte) (value, bool) { return idValue(m.Queue, buf) }},
+	{"msg_id", typeBytea, func(m *MessageRow, buf []byte) (value, bool) { return idValue(m.Message.ID, buf) }},
+	{"msg_ts", typeInt8, func(m *MessageRow, _ []byte) (value, bool) { return numberValue(m.Message.Time) }},
+	{"msg_quota", typeBool, func(m *MessageRow, _ []byte) (value, bool) { return boolValue(m.Message.QuotaMarker) }},
+	{"msg_ntf_flag", typeBool, func(m *MessageRow, _ []byte) (value, bool) { return boolValue(m.Message.Notify) }},
+	{"msg_body", typeBytea, func(m *MessageRow, _ []byte) (value, bool) { return byteValue(m.Message.Body) }},
+}
+
 // A serviceRow is a service with its certificate chain in binary form.
 type serviceRow struct {
 	queue.Service
@@ -199,6 +219,11 @@ func (w *rowWriter[T]) append(b []byte, r *T) []byte {
 			b = csvInt(b, v.number)
 			w.row = binary.BigEndian.AppendUint32(w.row, 8)
 			w.row = binary.BigEndian.AppendUint64(w.row, uint64(v.number)) //nolint:gosec // two's complement, as PostgreSQL sends it
+			continue
+		case c.typ == typeBool:
+			b = append(b, "ft"[v.number])
+			w.row = binary.BigEndian.AppendUint32(w.row, 1)
+			w.row = append(w.row, byte(v.number))
 			continue
 		case c.typ == typeText:
 			b = csvText(b, v.bytes)

@@ -285,8 +285,12 @@ func (m *Merge) Missing(ctx context.Context) (n int64, err error) {
 }
 
 func (m *Merge) exec(ctx context.Context, what string, statements ...string) error {
+	return execAll(ctx, m.tx, what, statements...)
+}
+
+func execAll(ctx context.Context, q Querier, what string, statements ...string) error {
 	for _, sql := range statements {
-		if _, err := m.tx.Exec(ctx, sql); err != nil {
+		if _, err := q.Exec(ctx, sql); err != nil {
 			return fmt.Errorf("%s: %w", what, err)
 		}
 	}

@@ -172,6 +172,57 @@ func Messages(ctx context.Context, q Querier, s Schema, id queue.RecipientID) it
 	}
 }
 
+// A StoredMessage is a message with what the row of its queue says.
+type StoredMessage struct {
+	MessageRow
+	CanWrite bool // false: the queue is over quota, until it is drained
+	Deleted  bool // the queue is soft-deleted
+}
+
+// AllMessages iterates over the messages of all queues, by recipient id, as bytes,
+// and oldest first. However many there are, one at a time is in memory; it is the
+// caller's. What holds for [Queues] of snapshots and of loops that are left early
+// holds here.
+func AllMessages(ctx context.Context, q Querier, s Schema) iter.Seq2[*StoredMessage, error] {
+	return func(yield func(*StoredMessage, error) bool) {
+		if !s.HasMessages() {
+			return
+		}
+		rows, err := q.Query(ctx, "select "+names(messageRowColumns, "m.")+", q.msg_can_write, q.deleted_at is not null"+
+			" from "+s.table("messages")+" m join "+s.table("msg_queues")+" q using (recipient_id)"+
+			" order by m.recipient_id, m.message_id")
+		if err != nil {
+			yield(nil, fmt.Errorf("read messages: %w", err))
+			return
+		}
+		defer rows.Close()
+		for rows.Next() {
+			m := new(StoredMessage)
+			err := rows.Scan(append(m.targets(), &m.CanWrite, &m.Deleted)...)
+			if err != nil {
+				err = fmt.Errorf("read messages: queue %s: %w", m.Queue, columnError(err))
+			}
+			if !yield(m, err) || err != nil {
+				return
+			}
+		}
+		if err := rows.Err(); err != nil {
+			yield(nil, fmt.Errorf("read messages: %w", err))
+		}
+	}
+}
+
+// CountMessages returns the number of messages of all queues.
+func CountMessages(ctx context.Context, q Querier, s Schema) (n int64, err error) {
+	if !s.HasMessages() {
+		return 0, nil
+	}
+	if err := q.QueryRow(ctx, "select count(*) from "+s.table("messages")).Scan(&n); err != nil {
+		return 0, fmt.Errorf("count messages: %w", err)
+	}
+	return n, nil
+}
+
 // MessageInfo is a message without its body.
 type MessageInfo struct {
 	ID          queue.MessageID
