@@ -2,35 +2,25 @@ package importer
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/smpq/smpq/internal/schema"
 	"github.com/smpq/smpq/internal/store"
 	"github.com/smpq/smpq/internal/storelog"
 )
 
-// merge imports into a schema that has data, in one transaction. A dry run does
-// it all and rolls back.
-func (im *importing) merge(ctx context.Context, log *storelog.State) (err error) {
-	tx, err := im.conn.Begin(ctx)
-	if err != nil {
-		return fmt.Errorf("begin transaction: %w", err)
-	}
-	defer func() {
-		if err != nil || im.o.DryRun || im.res.Unchanged {
-			err = errors.Join(err, rollback(ctx, tx))
-		}
-	}()
+// merge imports into a schema that has data. A dry run does it all, and is rolled
+// back.
+func (im *importing) merge(ctx context.Context, tx pgx.Tx, log *storelog.State) error {
 	s, err := store.OpenSchema(ctx, tx, im.o.Schema)
 	if err != nil {
 		return err
 	}
-	// Waiting for a writer's lock would make all others wait behind this
-	// transaction.
-	if _, err := tx.Exec(ctx, "set local lock_timeout = '10s'"); err != nil {
-		return fmt.Errorf("set lock_timeout: %w", err)
+	if err := limitWaiting(ctx, tx); err != nil {
+		return err
 	}
 	m, err := store.NewMerge(ctx, tx, s)
 	if err != nil {
@@ -66,17 +56,14 @@ func (im *importing) merge(ctx context.Context, log *storelog.State) (err error)
 	if im.res.Added, err = m.Insert(ctx); err != nil {
 		return err
 	}
-	im.res.Unchanged = im.res.Added == 0 && im.res.Conflicts == 0 && addedServices == 0
+	im.res.Unchanged = im.res.Added == 0 && im.rejects.conflicts == 0 && addedServices == 0
 	if err := im.verifyMerge(ctx, m, tx, s); err != nil {
 		return err
 	}
 	if im.o.DryRun || im.res.Unchanged {
 		return nil
 	}
-	if err := store.Analyze(ctx, tx, s); err != nil {
-		return err
-	}
-	return commit(ctx, tx)
+	return store.Analyze(ctx, tx, s)
 }
 
 // mergeServices adds services and returns how many are new.

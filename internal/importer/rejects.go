@@ -4,9 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"log/slog"
-
-	"github.com/smpq/smpq/internal/storelog"
 )
 
 // rejects counts, writes and limits what is left out.
@@ -14,39 +11,31 @@ type rejects struct {
 	file string
 	max  int64
 	to   io.Writer
-	res  *Result
-	log  *slog.Logger
+
+	rejected  int64 // conflicts included
+	conflicts int64
+	before    int64 // rejected in another file, which count for max
 }
 
-// problem takes a problem of the log.
-func (r *rejects) problem(p storelog.Problem) error {
-	switch {
-	case p.Kind.Loses():
-		return r.reject(p.Place(), p.Reason, p.Text, false)
-	case p.Kind == storelog.Late:
-		r.res.Ignored++
-	default:
-		r.log.Warn(p.Reason, slog.String("file", r.file), slog.Int64("line", p.Line))
-	}
-	return nil
-}
-
-// reject takes a record that is left out: where it is, why, its text, and whether
-// the schema is the reason.
+// reject takes a record that is left out: where it is, why, its text, nil if it
+// has none, and whether the schema is the reason.
 func (r *rejects) reject(place, reason string, text []byte, conflict bool) error {
-	r.res.Rejected++
+	r.rejected++
 	if conflict {
-		r.res.Conflicts++
+		r.conflicts++
 	}
 	if r.to != nil {
 		// A reason never holds an LF, and a record that starts with '#' is none.
 		line := fmt.Appendf(nil, "# %s: %s\n", place, reason)
-		line = append(line, bytes.TrimSuffix(text, []byte("\n"))...)
-		if _, err := r.to.Write(append(line, '\n')); err != nil {
+		if text != nil {
+			line = append(line, bytes.TrimSuffix(text, []byte("\n"))...)
+			line = append(line, '\n')
+		}
+		if _, err := r.to.Write(line); err != nil {
 			return fmt.Errorf("write rejected records: %w", err)
 		}
 	}
-	if r.max >= 0 && r.res.Rejected > r.max {
+	if r.max >= 0 && r.before+r.rejected > r.max {
 		return &RejectedError{File: r.file, Place: place, Cause: reason, Max: r.max, Conflict: conflict}
 	}
 	return nil
