@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -29,7 +30,16 @@ type Options struct {
 	// one is complete.
 	Force bool
 
-	// Progress is told of each queue. It may be nil.
+	// WithDeleted exports the messages of soft-deleted queues as well. smp-server
+	// does that, and does not start with such a log in memory mode, as the store
+	// log does not have these queues.
+	WithDeleted bool
+
+	// SkipEmpty leaves out messages with an empty body. smp-server writes them,
+	// and does not start with such a log in memory mode.
+	SkipEmpty bool
+
+	// Progress is told of each queue, or of each message. It may be nil.
 	Progress Progress
 }
 
@@ -55,12 +65,13 @@ type Summary struct {
 	Shadow string `json:"shadow,omitempty"`
 }
 
-// A Difference is a kind of data of which smp-server cannot read what it writes
-// itself, and the queues that have it.
+// A Difference is a kind of data with which smp-server cannot deal, such as one
+// of which it cannot read what it writes itself, and the queues that have it.
 type Difference struct {
-	Kind   DifferenceKind      `json:"kind"`
-	Queues int64               `json:"queues"`
-	First  []queue.RecipientID `json:"first"` // some of them, at most MaxFirst
+	Kind     DifferenceKind      `json:"kind"`
+	Queues   int64               `json:"queues"`
+	Messages int64               `json:"messages,omitempty"` // of these queues; if it is about messages
+	First    []queue.RecipientID `json:"first"`              // some of the queues, at most MaxFirst
 }
 
 // MaxFirst is how many queues a [Difference] names.
@@ -88,6 +99,17 @@ const (
 	// smp-server the queue has none. It was written without one, as smp-server
 	// does.
 	PartialNotifier DifferenceKind = "partial_notifier"
+
+	// DeletedQueue: messages of a queue that was deleted, and is not in the store
+	// log either. They were left out.
+	DeletedQueue DifferenceKind = "deleted_queue"
+
+	// EmptyBody: messages with an empty body, at which smp-server stops when it
+	// reads the log. They were written.
+	EmptyBody DifferenceKind = "empty_body"
+
+	// EmptyBodyLeftOut: the same, but they were left out.
+	EmptyBodyLeftOut DifferenceKind = "empty_body_left_out"
 )
 
 // Explain says in words what the kind is and what was done.
@@ -101,12 +123,20 @@ func (k DifferenceKind) Explain() string {
 		return "the link has no data and was left out, as smp-server drops the queue otherwise"
 	case PartialNotifier:
 		return "the notifier credentials are incomplete and were left out, as by smp-server"
+	case DeletedQueue:
+		return "messages of deleted queues were left out; smp-server exports them, and does not start with them"
+	case EmptyBody:
+		return "messages with an empty body were written, as by smp-server, which does not start with them; to leave them out: --skip-empty"
+	case EmptyBodyLeftOut:
+		return "messages with an empty body were left out"
 	}
 	return string(k)
 }
 
 // Lossy reports whether something of the database is not in the log.
-func (k DifferenceKind) Lossy() bool { return k == LinkWithoutData || k == PartialNotifier }
+func (k DifferenceKind) Lossy() bool {
+	return k == LinkWithoutData || k == PartialNotifier || k == EmptyBodyLeftOut
+}
 
 // StoreLog writes a store log with the services, in the order in which they are
 // stored, and the live queues, by recipient id. It is what smp-server's own
@@ -208,20 +238,20 @@ func (e *export) note(row *store.Row) {
 }
 
 func (e *export) different(kind DifferenceKind, row *store.Row) {
-	for i := range e.sum.Differences {
-		if d := &e.sum.Differences[i]; d.Kind == kind {
-			d.add(row.RecipientID)
-			return
-		}
-	}
-	d := Difference{Kind: kind}
-	d.add(row.RecipientID)
-	e.sum.Differences = append(e.sum.Differences, d)
+	e.sum.Differences = addDifference(e.sum.Differences, kind, row.RecipientID)
 }
 
-func (d *Difference) add(id queue.RecipientID) {
+// addDifference adds a queue to the differences of a kind.
+func addDifference(all []Difference, kind DifferenceKind, id queue.RecipientID) []Difference {
+	i := slices.IndexFunc(all, func(d Difference) bool { return d.Kind == kind })
+	if i < 0 {
+		i = len(all)
+		all = append(all, Difference{Kind: kind})
+	}
+	d := &all[i]
 	d.Queues++
 	if len(d.First) < MaxFirst {
 		d.First = append(d.First, id)
 	}
+	return all
 }

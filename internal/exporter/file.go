@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -31,32 +32,82 @@ var (
 // its owner, if the process may do that. If name.start is there, smp-server would
 // read that instead of the file: that needs Options.Force as well.
 func StoreLogFile(ctx context.Context, conn *pgx.Conn, s store.Schema, name string, o Options) (Summary, error) {
-	sum, err := storeLogFile(ctx, conn, s, name, o)
-	if err != nil {
-		return sum, fmt.Errorf("export to %s: %w", name, err)
-	}
-	return sum, nil
+	var sum Summary
+	w, err := toFile(name, storelog.StartSuffix, o, func(w io.Writer) (err error) {
+		sum, err = StoreLog(ctx, conn, s, w, o)
+		return err
+	})
+	sum.File, sum.Replaced, sum.Shadow, sum.Removed = w.name, w.replaced, w.shadow, w.removed
+	return sum, err
 }
 
-func storeLogFile(ctx context.Context, conn *pgx.Conn, s store.Schema, name string, o Options) (sum Summary, err error) {
-	t, err := newTarget(name, o.Force)
+// MessageLogFile is [MessageLog] into a file, as [StoreLogFile] is of [StoreLog].
+func MessageLogFile(ctx context.Context, conn *pgx.Conn, s store.Schema, name string, o Options) (MessageSummary, error) {
+	var sum MessageSummary
+	w, err := toFile(name, "", o, func(w io.Writer) (err error) {
+		sum, err = MessageLog(ctx, conn, s, w, o)
+		return err
+	})
+	sum.File, sum.Replaced, sum.Removed = w.name, w.replaced, w.removed
+	return sum, err
+}
+
+// A written says what became of a file.
+type written struct {
+	name     string
+	replaced bool   // there was a file, which is gone
+	removed  string // the unfinished file of an export that was killed, which is gone
+	shadow   string // a file that smp-server reads instead
+}
+
+// toFile writes a file that is there when it is complete. smp-server reads a file
+// with the suffix shadow instead, if there is one.
+func toFile(name, shadow string, o Options, write func(io.Writer) error) (written, error) {
+	f, err := create(name, shadow, o)
 	if err != nil {
-		return sum, err
+		return written{}, failed(name, err)
+	}
+	err = write(f)
+	if err == nil {
+		err = f.place()
+	}
+	return f.written(), failed(name, errors.Join(err, f.Close()))
+}
+
+func failed(name string, err error) error {
+	if err != nil {
+		return fmt.Errorf("export to %s: %w", name, err)
+	}
+	return nil
+}
+
+// A newFile is a file that is being written.
+type newFile struct {
+	*atomicfile.File
+	target *target
+}
+
+// create creates a file. The caller closes it.
+func create(name, shadow string, o Options) (*newFile, error) {
+	t, err := newTarget(name, shadow, o.Force)
+	if err != nil {
+		return nil, err
 	}
 	f, err := t.create()
 	if err != nil {
-		return sum, err
+		return nil, err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	sum, err = StoreLog(ctx, conn, s, f, o)
-	sum.File, sum.Replaced, sum.Shadow = t.name, t.replaces != nil, t.shadow
+	return &newFile{f, t}, nil
+}
+
+func (f *newFile) place() error { return f.target.commit(f.File) }
+
+func (f *newFile) written() written {
+	w := written{name: f.target.name, replaced: f.target.replaces != nil, shadow: f.target.shadow}
 	if f.Removed() {
-		sum.Removed = f.Temp()
+		w.removed = f.Temp()
 	}
-	if err != nil {
-		return sum, err
-	}
-	return sum, t.commit(f)
+	return w
 }
 
 // A target is the file to export to.
@@ -67,8 +118,9 @@ type target struct {
 	shadow   string      // a file that smp-server reads instead, "" if there is none
 }
 
-// newTarget looks at what is there under the name.
-func newTarget(name string, force bool) (*target, error) {
+// newTarget looks at what is there under the name, and with the suffix shadow, if
+// that is not empty.
+func newTarget(name, shadow string, force bool) (*target, error) {
 	t := &target{name: name, force: force}
 	if name == "" {
 		return nil, errors.New("the name of the file is empty")
@@ -93,8 +145,11 @@ func newTarget(name string, force bool) (*target, error) {
 	default:
 		t.replaces = info
 	}
-	if _, err := os.Lstat(t.name + storelog.StartSuffix); err == nil {
-		t.shadow = t.name + storelog.StartSuffix
+	if shadow == "" {
+		return t, nil
+	}
+	if _, err := os.Lstat(t.name + shadow); err == nil {
+		t.shadow = t.name + shadow
 		if !force {
 			return nil, fmt.Errorf("%w: %s, which smp-server left when it was stopped while it compacted a log, and which it reads instead of the log: move it away, or say --force",
 				ErrExists, t.shadow)
