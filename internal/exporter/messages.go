@@ -71,7 +71,7 @@ func writeMessages(parent context.Context, q store.Querier, s store.Schema, w me
 	ctx, cancel := context.WithCancel(parent)
 	defer cancel()
 	var last queue.RecipientID
-	notes := make(notes)
+	noted := make(notes)
 	for m, err := range store.AllMessages(ctx, q, s) {
 		if err != nil {
 			return sum, err
@@ -81,7 +81,7 @@ func writeMessages(parent context.Context, q store.Querier, s store.Schema, w me
 		}
 		kind, left := judge(m, o)
 		if kind != "" {
-			sum.Differences = notes.add(sum.Differences, kind, m.Queue)
+			sum.Differences = noted.add(sum.Differences, kind, m.Queue)
 		}
 		if left {
 			continue

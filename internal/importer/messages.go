@@ -398,7 +398,7 @@ func (im *messages) copyChunk(ctx context.Context, load *store.Load, chunk []ite
 			}
 			continue
 		}
-		if i.message.Time < im.o.Before && !i.message.QuotaMarker {
+		if im.o.Before != 0 && i.message.Time < im.o.Before && !i.message.QuotaMarker {
 			im.res.Expired++
 			continue
 		}

@@ -38,6 +38,7 @@ func options() Options {
 	return Options{
 		Schema:   "smp_server",
 		Version:  schema.Newest,
+		Quota:    128,
 		Progress: noProgress{},
 		Log:      slog.New(slog.DiscardHandler),
 	}

@@ -1,13 +1,10 @@
 package journal
 
 import (
-	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
+	"github.com/smpq/smpq/internal/dumptest"
 	"github.com/smpq/smpq/internal/queue"
 	"github.com/smpq/smpq/internal/smp"
 )
@@ -24,45 +22,6 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // realData holds files made by smp-server 6.5.5; see its README.
 const realData = "../../testdata/smp-server-6.5.5"
-
-// unpack unpacks a journal and returns its folder.
-func unpack(t testing.TB, name string) string {
-	t.Helper()
-	f, err := os.Open(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	files := tar.NewReader(z)
-	for {
-		h, err := files.Next()
-		if errors.Is(err, io.EOF) {
-			return filepath.Join(dir, "messages")
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		path := filepath.Join(dir, filepath.FromSlash(h.Name))
-		if h.Typeflag == tar.TypeDir {
-			if err := os.MkdirAll(path, 0o700); err != nil {
-				t.Fatal(err)
-			}
-			continue
-		}
-		data, err := io.ReadAll(files)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, data, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
 
 // A content is what was read of a journal.
 type content struct {
@@ -155,7 +114,7 @@ func TestReadLikeSmpServer(t *testing.T) {
 		{"3-messages/empty-body/journal/2-after-stop/messages.tar.gz", "3-messages/empty-body/journal/exported-messages.log", nil},
 	} {
 		t.Run(c.journal, func(t *testing.T) {
-			root := unpack(t, filepath.Join(realData, c.journal))
+			root := dumptest.Unpack(t, filepath.Join(realData, c.journal))
 			before := snapshot(t, root)
 			want := exported(t, filepath.Join(realData, c.exported))
 			if strings.Contains(c.journal, "empty-body") {
