@@ -36,20 +36,18 @@ func exportJournal(ctx context.Context, conn *pgx.Conn, s store.Schema, folder s
 	if err != nil {
 		return sum, err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	w := newJournalWriter(f.Temp())
+	t := journalTarget(folder, f)
+	defer func() { err = errors.Join(err, t.close()) }()
 	err = store.Snapshot(ctx, conn, func(q store.Querier) (err error) {
-		sum, err = writeMessages(ctx, q, s, w, o)
-		return errors.Join(err, w.close())
+		sum, err = writeMessages(ctx, q, s, t.writer, o)
+		return err
 	})
-	sum.File = folder
-	if f.Removed() {
-		sum.Removed = f.Temp()
-	}
+	w := t.written()
+	sum.File, sum.Removed = w.name, w.removed
 	if err != nil {
 		return sum, err
 	}
-	return sum, placeFolder(f)
+	return sum, t.place()
 }
 
 // createFolder creates a folder that gets its name when it is complete.

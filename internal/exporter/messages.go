@@ -40,7 +40,7 @@ type MessageSummary struct {
 // All of it comes from one snapshot, so that a router may run meanwhile. After an
 // error of w the connection may be closed.
 func MessageLog(ctx context.Context, conn *pgx.Conn, s store.Schema, w io.Writer, o Options) (MessageSummary, error) {
-	out := &messageLog{w: bufio.NewWriterSize(w, bufferSize)}
+	out := newMessageLog(w)
 	var sum MessageSummary
 	err := store.Snapshot(ctx, conn, func(q store.Querier) (err error) {
 		sum, err = writeMessages(ctx, q, s, out, o)
