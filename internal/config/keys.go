@@ -388,7 +388,7 @@ var keys = []Key{
 		Meaning: "Let clients send to other routers by way of this one.",
 	},
 	{
-		Section: tuningSection, Name: "queue_quota", Default: "128",
+		Section: tuningSection, Name: "queue_quota", Default: strconv.Itoa(DefaultQueueQuota),
 		kind:    number(func(r *Router) *int { return &r.Tuning.QueueQuota }, 1, million),
 		Meaning: "Messages that a queue takes before its sender has to wait.",
 	},
