@@ -224,7 +224,7 @@ func TestNoPermission(t *testing.T) {
 	}
 	// The log comes in, and then cannot be renamed: both are said.
 	user.smpq(t, append(data, "import", "storelog", "others/readable.log", "--schema", "second", "--archive")...).
-		expect(t, 1, "result          imported", "smpq: the log was imported, but not renamed: rename others/readable.log others/readable.log.bak: permission denied")
+		expect(t, 1, "result          imported", "smpq: others/readable.log was imported, but not renamed: rename others/readable.log others/readable.log.bak: permission denied")
 
 	after := (&logFolder{dir: own}).files(t)
 	if len(after) != len(before) || after["good.log"] != before["good.log"] {

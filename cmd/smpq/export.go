@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -18,7 +16,8 @@ import (
 )
 
 func newExport(console *cli.Console) *cobra.Command {
-	return cli.Group("export", "Write the database to a router's files", newExportStoreLog(console))
+	return cli.Group("export", "Write the database to a router's files",
+		newExportStoreLog(console), newExportMessages(console), newExportJournal(console), newExportAll(console))
 }
 
 func newExportStoreLog(console *cli.Console) *cobra.Command {
@@ -54,14 +53,8 @@ and its queues. If something had to be left out, the exit status is 3.`,
 			return cli.UsageErrorf("the name of the file is empty")
 		}
 		var sum exporter.Summary
-		err := onDatabase(ctx, connection, "export storelog", func(conn *pgx.Conn, target *cli.Target) error {
-			s, err := store.OpenSchema(ctx, conn, target.Schema)
-			if err != nil {
-				return err
-			}
-			progress := console.Progress()
-			defer progress.Close()
-			o := exporter.Options{Force: force, Progress: progress}
+		err := export(ctx, console, connection, "export storelog", func(conn *pgx.Conn, s store.Schema, o exporter.Options) (err error) {
+			o.Force = force
 			if name == "-" {
 				sum, err = exporter.StoreLog(ctx, conn, s, cmd.OutOrStdout(), o)
 			} else {
@@ -70,49 +63,82 @@ and its queues. If something had to be left out, the exit status is 3.`,
 			return err
 		})
 		if err != nil {
-			if errors.Is(err, exporter.ErrBusy) {
-				err = cli.WithCode(cli.ExitUnavailable, err)
-			}
 			return err
 		}
 		if name == "-" {
-			logExport(ctx, console.Log(), sum)
-		} else if err := writeExport(cmd.OutOrStdout(), out, sum); err != nil {
+			logExport(ctx, console.Log(), sum.Differences, slog.Int64("services", sum.Services), slog.Int64("queues", sum.Queues), slog.String("size", cli.FormatBytes(sum.Bytes)))
+		} else if err := out.Write(cmd.OutOrStdout(), sum, exportTable(sum)); err != nil {
 			return err
 		}
-		return incomplete(sum)
+		return incomplete(sum.Differences)
 	}
 	return cmd
 }
 
-// writeExport prints what was exported.
-func writeExport(w io.Writer, out *cli.Output, sum exporter.Summary) error {
-	t := cli.Table{Columns: []string{"name", "value"}, Plain: true}
+// export does an export from a schema.
+func export(ctx context.Context, console *cli.Console, connection *cli.Connection, command string, work func(*pgx.Conn, store.Schema, exporter.Options) error) error {
+	err := onDatabase(ctx, connection, command, func(conn *pgx.Conn, target *cli.Target) error {
+		s, err := store.OpenSchema(ctx, conn, target.Schema)
+		if err != nil {
+			return err
+		}
+		progress := console.Progress()
+		defer progress.Close()
+		return work(conn, s, exporter.Options{Progress: progress})
+	})
+	if errors.Is(err, exporter.ErrBusy) {
+		err = cli.WithCode(cli.ExitUnavailable, err)
+	}
+	return err
+}
+
+// exportTable says what was exported.
+func exportTable(sum exporter.Summary) cli.Table {
+	t := newResultTable()
+	t.exported(sum)
+	return t.Table
+}
+
+// exported adds what was written to a store log.
+func (t *resultTable) exported(sum exporter.Summary) {
 	t.Add("file", sum.File)
 	t.Add("size", cli.FormatBytes(sum.Bytes))
-	t.Add("services", strconv.FormatInt(sum.Services, 10))
-	t.Add("queues", strconv.FormatInt(sum.Queues, 10))
-	for _, d := range sum.Differences {
+	t.number("services", sum.Services)
+	t.number("queues", sum.Queues)
+	t.differences(sum.Differences)
+	t.before(sum.Replaced, sum.Removed)
+	if sum.Shadow != "" {
+		t.Add("warning", "smp-server will read "+sum.Shadow+" instead")
+	}
+}
+
+// differences adds what was not written as smp-server writes it.
+func (t *resultTable) differences(all []exporter.Difference) {
+	for _, d := range all {
 		t.Add(strings.ReplaceAll(string(d.Kind), "_", " "), differenceText(d))
 		for _, id := range d.First {
 			t.Add("", id.String())
 		}
 	}
-	if sum.Replaced {
+}
+
+// before adds what became of files that were there.
+func (t *resultTable) before(replaced bool, removed string) {
+	if replaced {
 		t.Add("replaced", "the file that was there")
 	}
-	if sum.Removed != "" {
-		t.Add("removed", sum.Removed+", of an export that was killed")
+	if removed != "" {
+		t.Add("removed", removed+", of an export that was killed")
 	}
-	if sum.Shadow != "" {
-		t.Add("warning", "smp-server will read "+sum.Shadow+" instead")
-	}
-	return out.Write(w, sum, t)
 }
 
 // differenceText says what was done about a kind of queues.
 func differenceText(d exporter.Difference) string {
-	text := plural(d.Queues, "queue") + ": " + d.Kind.Explain()
+	text := plural(d.Queues, "queue")
+	if d.Messages > 0 {
+		text += ", " + plural(d.Messages, "message")
+	}
+	text += ": " + d.Kind.Explain()
 	if int64(len(d.First)) < d.Queues {
 		text += fmt.Sprintf(" (the first %d of them:)", len(d.First))
 	}
@@ -120,17 +146,17 @@ func differenceText(d exporter.Difference) string {
 }
 
 // logExport logs what was exported, where standard output has the data.
-func logExport(ctx context.Context, log *slog.Logger, sum exporter.Summary) {
-	log.LogAttrs(ctx, slog.LevelInfo, "exported", slog.Int64("services", sum.Services), slog.Int64("queues", sum.Queues), slog.String("size", cli.FormatBytes(sum.Bytes)))
-	for _, d := range sum.Differences {
+func logExport(ctx context.Context, log *slog.Logger, differences []exporter.Difference, what ...slog.Attr) {
+	log.LogAttrs(ctx, slog.LevelInfo, "exported", what...)
+	for _, d := range differences {
 		log.LogAttrs(ctx, slog.LevelWarn, d.Kind.Explain(), slog.Int64("queues", d.Queues), slog.Any("first", d.First))
 	}
 }
 
-// incomplete returns an error if the log lacks something of the database.
-func incomplete(sum exporter.Summary) error {
+// incomplete returns an error if the files lack something of the database.
+func incomplete(differences []exporter.Difference) error {
 	var queues int64
-	for _, d := range sum.Differences {
+	for _, d := range differences {
 		if d.Kind.Lossy() {
 			queues += d.Queues
 		}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,7 +8,6 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -17,198 +15,98 @@ import (
 
 	"github.com/smpq/smpq/internal/atomicfile"
 	"github.com/smpq/smpq/internal/cli"
+	"github.com/smpq/smpq/internal/config"
 	"github.com/smpq/smpq/internal/importer"
-	"github.com/smpq/smpq/internal/schema"
-	"github.com/smpq/smpq/internal/storelog"
 )
 
 func newImport(console *cli.Console) *cobra.Command {
-	return cli.Group("import", "Bring a router's files into the database", newImportStoreLog(console))
+	return cli.Group("import", "Bring a router's files into the database",
+		newImportStoreLog(console), newImportMessages(console), newImportJournal(console), newImportAll(console))
 }
 
-// importFlags are the flags of an import.
+// importFlags are the flags that all imports have.
 type importFlags struct {
 	into       bool
 	dryRun     bool
 	verify     bool
 	rejects    string
 	maxRejects int64
-	to         string
-	release    string
 	archive    bool
-	tempDir    string
 }
 
-func newImportStoreLog(console *cli.Console) *cobra.Command {
-	var f importFlags
-	cmd := &cobra.Command{
-		Use:     "storelog FILE",
-		Aliases: []string{"store-log"},
-		Short:   "Import a store log: queues and services",
-		Long: `Import a store log, smp-server-store.log, into a new schema. FILE may be -, for
-standard input.
-
-The log is only read. It is checked line by line, replayed to its final state,
-copied into tables without indexes, indexed and verified, all in one
-transaction: until the end nothing of it can be seen, and whatever ends it
-early leaves the database as it was. Memory does not grow with the log; sorting
-it needs about its size in temporary files.
-
-The first line that cannot be read or applied stops the import. With
---max-rejects some are left out, and --rejects keeps them; the exit status is
-then 3. "smpq inspect log FILE" lists all that is wrong with a log.
-
-Importing the same log again changes nothing, and says so. --into-existing adds
-a log to a schema with queues, of which none is changed: queues that are there
-with other values, or whose ids are in use, count as rejected. While it inserts
-the new ones, until the end, writers to the schema, such as a running router,
-wait. A schema that is not there is made, as without the flag.`,
-		Example: `  smpq import storelog /var/opt/simplex/smp-server-store.log
-  smpq import storelog smp-server-store.log \
-    --config /etc/opt/simplex/smp-server.ini --for smp-server-6.5
-  smpq import storelog smp-server-store.log --dry-run
-  smpq import storelog old.log --into-existing \
-    --max-rejects 100 --rejects old.rejected
-  zcat store.log.gz | smpq import storelog -`,
-		Args: cobra.ExactArgs(1),
-	}
-	database, out := console.AddConnectionFlags(cmd), cli.AddOutputFlag(cmd)
-	database.MayMake()
+func addImportFlags(cmd *cobra.Command, into, archive string) *importFlags {
+	f := new(importFlags)
 	flags := cmd.Flags()
-	flags.BoolVar(&f.into, "into-existing", false, "add to a schema that has data, or make it")
+	flags.BoolVar(&f.into, "into-existing", false, into)
 	flags.BoolVar(&f.dryRun, "dry-run", false, "check and count, change nothing")
-	flags.BoolVar(&f.verify, "verify", true, "compare the tables with the log before the end")
+	flags.BoolVar(&f.verify, "verify", true, "compare the tables with what was read before the end")
 	flags.StringVar(&f.rejects, "rejects", "", "write the records that are left out to this new `file`; it has secrets")
 	flags.Int64Var(&f.maxRejects, "max-rejects", 0, "leave out up to `n` records; -1: any number")
-	flags.StringVar(&f.to, "to", "", "`version` of the new schema (default the newest, "+string(schema.Newest)+")")
-	flags.StringVar(&f.release, "for", "", "make the schema for this `release`, such as smp-server-6.5")
-	flags.BoolVar(&f.archive, "archive", false, "rename FILE to FILE.bak after the import")
-	flags.StringVar(&f.tempDir, "temp-dir", "", "`folder` for temporary files (default: $TMPDIR, else /var/tmp)")
-	completeTarget(cmd)
-	cmd.MarkFlagsMutuallyExclusive("to", "for")
-	cmd.MarkFlagsMutuallyExclusive("to", "into-existing")
-	cmd.MarkFlagsMutuallyExclusive("for", "into-existing")
+	flags.BoolVar(&f.archive, "archive", false, archive)
 	cmd.MarkFlagsMutuallyExclusive("archive", "dry-run")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		res, err := f.run(cmd.Context(), console, database, logName(args[0]))
-		if err != nil {
-			return err
-		}
-		var notRenamed error
-		switch {
-		case f.archive && res.Changed:
-			notRenamed = errors.New("it was written to while it was read; what was added is not in the database")
-		case f.archive:
-			res.Archived, notRenamed = archive(res.File)
-		}
-		if err := out.Write(cmd.OutOrStdout(), res, importTable(res)); err != nil {
-			return err
-		}
-		if notRenamed != nil {
-			return fmt.Errorf("the log was imported, but not renamed: %w", notRenamed)
-		}
-		if res.Rejected > 0 {
-			return cli.WithCode(cli.ExitRejected, fmt.Errorf("records rejected: %d", res.Rejected))
-		}
-		return nil
-	}
-	return cmd
+	return f
 }
 
-func (f *importFlags) run(ctx context.Context, console *cli.Console, database *cli.Connection, name string) (res importer.Result, err error) {
-	version, err := f.version()
-	if err != nil {
-		return res, err
-	}
-	file, err := storelog.Open(name)
-	if err != nil {
-		return res, err
-	}
-	defer func() { err = errors.Join(err, file.Close()) }()
-	if f.archive {
-		if err := checkArchive(file, name); err != nil {
-			return res, err
-		}
-	}
+// run does an import: work gets the options that the flags give.
+func (f *importFlags) run(ctx context.Context, console *cli.Console, database *cli.Connection, command string, work func(*pgx.Conn, *cli.Target, importer.Options) error) (err error) {
 	rejects, closeRejects, err := openRejects(f.rejects)
 	if err != nil {
-		return res, err
+		return err
 	}
 	defer func() { err = closeRejects(err) }()
 	limitMemory()
-	err = onDatabase(ctx, database, "import storelog", func(conn *pgx.Conn, target *cli.Target) error {
+	err = onDatabase(ctx, database, command, func(conn *pgx.Conn, target *cli.Target) error {
+		quota, err := queueQuota(target.Config)
+		if err != nil {
+			return err
+		}
 		progress := console.Progress()
 		defer progress.Close()
-		res, err = importer.StoreLog(ctx, conn, file, importer.Options{
+		return work(conn, target, importer.Options{
 			Schema:     target.Schema,
-			Version:    version,
 			Merge:      f.into,
 			DryRun:     f.dryRun,
 			SkipVerify: !f.verify,
 			MaxRejects: f.maxRejects,
 			Rejects:    rejects,
-			TempDir:    cmp.Or(f.tempDir, tempDir()),
+			Quota:      quota,
 			Progress:   progress,
 			Log:        console.Log(),
 		})
-		return err
 	})
-	if err != nil {
-		if errors.Is(err, importer.ErrDifferent) {
-			err = cli.WithCode(cli.ExitDifferent, err)
-		}
-		return res, f.explain(err)
+	if errors.Is(err, importer.ErrDifferent) {
+		err = cli.WithCode(cli.ExitDifferent, err)
 	}
-	return res, nil
+	return err
 }
 
-func (f *importFlags) version() (schema.Version, error) {
-	var v schema.Version
-	var err error
-	switch {
-	case f.release != "":
-		v, err = schema.VersionFor(f.release)
-	case f.to != "":
-		v, err = schema.ParseVersion(f.to)
-	default:
-		return schema.Newest, nil
+// queueQuota returns how many messages a queue takes.
+func queueQuota(file *config.File) (int64, error) {
+	if file == nil {
+		return config.DefaultQueueQuota, nil
 	}
-	if err != nil {
-		return schema.None, cli.WithCode(cli.ExitUsage, err)
-	}
-	if len(v.Releases()) == 0 {
-		return schema.None, cli.UsageErrorf("schema version %s has no place for all that a store log holds; the oldest that has is %s", v, schema.ServiceCerts)
-	}
-	return v, nil
+	return file.QueueQuota()
 }
 
-// completeTarget completes the values of --to and --for: the versions that an
-// import can make, and the releases that accept them.
-func completeTarget(cmd *cobra.Command) {
-	var versions, releases []string
-	for _, v := range schema.All() {
-		if accepting := v.Releases(); len(accepting) > 0 {
-			versions = append(versions, string(v))
-			releases = append(releases, accepting...)
-		}
+// rejectedRecords returns the error for records that were left out.
+func rejectedRecords(n int64) error {
+	if n == 0 {
+		return nil
 	}
-	for name, values := range map[string][]string{"to": versions, "for": releases} {
-		if err := cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {
-			panic(err) // the flag was added before
-		}
-	}
+	return cli.WithCode(cli.ExitRejected, fmt.Errorf("records rejected: %d", n))
 }
 
-// explain adds what to do about an error.
-func (f *importFlags) explain(err error) error {
+// explainRejected adds to an error of an import what to do about a record that
+// was rejected: look tells how to see what else is wrong with the file.
+func explainRejected(err error, look string) error {
 	rejected, ok := errors.AsType[*importer.RejectedError](err)
 	switch {
 	case !ok:
 		return err
-	case rejected.Conflict:
-		return fmt.Errorf("%w\nNothing was imported. To see all conflicts: --dry-run --max-rejects -1 --rejects FILE", err)
+	case rejected.Conflict || look == "":
+		return fmt.Errorf("%w\nNothing was imported. To see all that is wrong: --dry-run --max-rejects -1 --rejects FILE", err)
 	}
-	return fmt.Errorf("%w\nNothing was imported. To see all that is wrong: smpq inspect log; to import the rest: --max-rejects and --rejects", err)
+	return fmt.Errorf("%w\nNothing was imported. To see all that is wrong: %s; to import the rest: --max-rejects and --rejects", err, look)
 }
 
 // tempDir returns the folder for large temporary files: $TMPDIR, else /var/tmp,
@@ -233,18 +131,15 @@ func limitMemory() {
 	}
 }
 
-// checkArchive refuses a log that cannot be renamed after its import.
-func checkArchive(file *storelog.File, name string) error {
-	if file.Unfinished() {
-		return fmt.Errorf("%s was left by an unfinished compaction of %s: --archive would not know which to rename", file.Name(), name)
-	}
+// checkArchive refuses a file that cannot be renamed after its import.
+func checkArchive(name string) error {
 	info, err := os.Lstat(name)
 	switch {
 	case err != nil:
 		return fmt.Errorf("--archive: %w", err)
 	case info.Mode()&os.ModeSymlink != 0:
-		return fmt.Errorf("%s is a symbolic link: with --archive, name the file that it leads to", name)
-	case !info.Mode().IsRegular():
+		return fmt.Errorf("%s is a symbolic link: with --archive, name what it leads to", name)
+	case !info.Mode().IsRegular() && !info.IsDir():
 		return fmt.Errorf("%s is not a regular file: --archive cannot rename it", name)
 	}
 	return nil
@@ -253,10 +148,7 @@ func checkArchive(file *storelog.File, name string) error {
 // archive renames a file to a free name that ends in .bak.
 func archive(name string) (string, error) {
 	for n := 0; ; n++ {
-		to := name + ".bak"
-		if n > 0 {
-			to += "." + strconv.Itoa(n)
-		}
+		to := bakName(name, n)
 		err := atomicfile.RenameNew(name, to)
 		switch {
 		case errors.Is(err, os.ErrExist):
@@ -268,46 +160,72 @@ func archive(name string) (string, error) {
 	}
 }
 
-func importTable(r importer.Result) cli.Table {
-	t := cli.Table{Columns: []string{"name", "value"}, Plain: true}
-	add := func(name string, n int64) { t.Add(name, strconv.FormatInt(n, 10)) }
+// bakName returns the n-th name, from 0, for what name was before.
+func bakName(name string, n int) string {
+	if n == 0 {
+		return name + ".bak"
+	}
+	return name + ".bak." + strconv.Itoa(n)
+}
+
+// archiveRead renames a file that was imported, unless it was written to while it
+// was read.
+func (f *importFlags) archiveRead(name string, changed bool) (to string, err error) {
 	switch {
-	case r.DryRun:
+	case !f.archive:
+		return "", nil
+	case changed:
+		err = errors.New("it was written to while it was read; what was added is not in the database")
+	default:
+		to, err = archive(filepath.Clean(name))
+	}
+	if err != nil {
+		return "", fmt.Errorf("%s was imported, but not renamed: %w", name, err)
+	}
+	return to, nil
+}
+
+// A resultTable is a table of names and values.
+type resultTable struct{ cli.Table }
+
+func newResultTable() *resultTable {
+	return &resultTable{cli.Table{Columns: []string{"name", "value"}, Plain: true}}
+}
+
+// number adds a number.
+func (t *resultTable) number(name string, n int64) { t.Add(name, strconv.FormatInt(n, 10)) }
+
+// some adds a number that is not 0.
+func (t *resultTable) some(name string, n int64) {
+	if n != 0 {
+		t.number(name, n)
+	}
+}
+
+// outcome adds what became of an import of what.
+func (t *resultTable) outcome(dryRun, unchanged bool, what string) {
+	switch {
+	case dryRun:
 		t.Add("result", "dry run, nothing was changed")
-	case r.Unchanged:
-		t.Add("result", "nothing to do: all of the log is in the schema already")
+	case unchanged:
+		t.Add("result", "nothing to do: all of the "+what+" is in the schema already")
 	default:
 		t.Add("result", "imported")
 	}
-	t.Add("file", r.File)
-	t.Add("lines", fmt.Sprintf("%d (%s)", r.Lines, cli.FormatBytes(r.Bytes)))
-	t.Add("schema", r.Schema)
-	t.Add("schema version", fmt.Sprintf("%s (%s)", r.Version, strings.Join(r.Releases, ", ")))
-	add("services", r.Services)
-	add("queues", r.Queues)
-	add("queues added", r.Added)
-	if r.Present > 0 {
-		add("queues there before", r.Present)
-	}
-	add("rejected", r.Rejected)
-	if r.Conflicts > 0 {
-		add("of these, conflicts", r.Conflicts)
-	}
-	if r.Ignored > 0 {
-		add("ignored, queue deleted", r.Ignored)
-	}
-	switch {
-	case !r.Verified:
-		t.Add("verified", "no")
-	case r.Conflicts > 0:
-		t.Add("verified", "the queues added and those there before")
-	default:
-		t.Add("verified", r.Checksum)
-	}
+}
 
-	if r.Archived != "" {
-		t.Add("file is now", r.Archived)
+// verified adds whether the tables were compared.
+func (t *resultTable) verified(verified bool, conflicts int64, of, checksum string) {
+	switch {
+	case !verified:
+		t.Add("verified", "no")
+	case conflicts > 0:
+		t.Add("verified", "the "+of+" added and those there before")
+	default:
+		t.Add("verified", checksum)
 	}
-	t.Add("time", time.Duration(r.Seconds*float64(time.Second)).Round(time.Millisecond).String())
-	return t
+}
+
+func (t *resultTable) duration(seconds float64) {
+	t.Add("time", time.Duration(seconds*float64(time.Second)).Round(time.Millisecond).String())
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -24,7 +25,11 @@ import (
 func TestOutputDocument(t *testing.T) {
 	results := map[string]any{
 		"import storelog":              importer.Result{},
+		"import messages, journal":     importer.MessageResult{},
+		"import all":                   importAllResult{},
 		"export storelog":              exporter.Summary{},
+		"export messages, journal":     exporter.MessageSummary{},
+		"export all":                   exporter.AllSummary{},
 		"inspect counts":               inspect.CountsReport{},
 		"inspect queue":                queuesResult{},
 		"inspect messages":             messagesResult{},
@@ -53,9 +58,23 @@ func TestOutputDocument(t *testing.T) {
 		want[command] = jsonFields(t, "", reflect.TypeOf(result))
 	}
 	got := documentedFields(t)
-	// The elements of the list have the fields of one service, listed there.
-	for _, field := range got["inspect service"] {
-		got["inspect service list"] = append(got["inspect service list"], "services[]."+field)
+	// Fields of results that are in others are listed there.
+	for _, part := range []struct{ of, path, is string }{
+		{"inspect service list", "services[].", "inspect service"},
+		{"import all", "storelog.", "import storelog"},
+		{"import all", "messages.", "import messages, journal"},
+		{"export all", "storelog.", "export storelog"},
+		{"export all", "messages.", "export messages, journal"},
+	} {
+		for i, field := range got[part.is] {
+			fields := got[part.of]
+			object := strings.TrimSuffix(part.path, ".") + ": object"
+			at := len(fields)
+			if before := slices.IndexFunc(fields, func(f string) bool { return strings.HasPrefix(f, object) }); before >= 0 {
+				at = before + 1 + i
+			}
+			got[part.of] = slices.Insert(fields, at, part.path+field)
+		}
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("fields (-of the commands +in docs/output.md):\n%s", diff)

@@ -264,6 +264,12 @@ func (o *Connection) ConfigFile() string {
 	return o.config
 }
 
+// Overridden reports whether something other than the file of --config chooses
+// the database.
+func (o *Connection) Overridden() bool {
+	return o.flags.Changed("dsn") || o.flags.Changed("data") || os.Getenv(dsnVariable) != ""
+}
+
 // DataFolder returns the folder of --data, or its default.
 func (o *Connection) DataFolder() (string, error) {
 	if o.data != "" {

@@ -39,7 +39,7 @@ func (l Line) Unreadable(err error) Fault {
 		f.Column, f.Reason = syntax.Offset+1, syntax.Reason
 	}
 	if !l.Terminated {
-		f.Reason += " (the last line of the file, without an end of line: cut off when it was written?)"
+		f.Reason += " (the last line of the log, without an end of line: cut off when it was written?)"
 	}
 	return f
 }

@@ -179,7 +179,7 @@ func TestProblems(t *testing.T) {
 		{"empty", "", 0, nil},
 		{"in the middle", full + "\nv3 garbage\n" + marker + "\n", 2, []string{"lost: line 2, column 4: "}},
 		{"blank", full + "\n\n", 1, []string{"lost: line 2, column 1: not a message"}},
-		{"cut", full + "\n" + full[:80], 1, []string{"lost: line 2, column 81: base64url value is empty (the last line of the file, without an end of line: cut off when it was written?)"}},
+		{"cut", full + "\n" + full[:80], 1, []string{"lost: line 2, column 81: base64url value is empty (the last line of the log, without an end of line: cut off when it was written?)"}},
 		{"only LF missing", full + "\n" + full, 2, []string{"taken: line 2: the last line has no end of line and may have been cut off; it was taken as a message with a body of 9 bytes"}},
 		{"marker without LF", marker, 1, []string{"taken: line 1: the last line has no end of line and may have been cut off; it was taken as a quota marker"}},
 		{"marker cut to a message", marker[:len(marker)-1], 1, []string{"taken: line 1: the last line has no end of line and may have been cut off; it was taken as a message with a body of 3 bytes"}},
