@@ -308,7 +308,7 @@ func (s *site) doneUnawares(t *testing.T, op operation) {
 	r := finish(t, s.command(t, op, newTap(t, s.dsn, commitSQL, loseAnswer, nil).dsn))
 	r.expect(t, 5, "smpq: ", goneHint)
 	if strings.HasPrefix(op.args, "import") {
-		r.expect(t, 5, "all or nothing of the log was imported, and importing it again will tell")
+		r.expect(t, 5, "all or nothing was imported, and importing it again will tell")
 	}
 	if op.name == "migration down" {
 		return // which would go down one more

@@ -128,33 +128,31 @@ func (f *messageFlags) importLog(ctx context.Context, console *cli.Console, name
 		return res, err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
+	return f.importFrom(ctx, console, "import messages", name, func(conn *pgx.Conn, o importer.Options) (importer.MessageResult, error) {
+		return importer.MessageLog(ctx, conn, file, o)
+	})
+}
+
+func (f *messageFlags) importJournal(ctx context.Context, console *cli.Console, folder string) (importer.MessageResult, error) {
+	tree, err := journal.Open(filepath.Clean(folder))
+	if err != nil {
+		return importer.MessageResult{}, err
+	}
+	return f.importFrom(ctx, console, "import journal", tree.Name(), func(conn *pgx.Conn, o importer.Options) (importer.MessageResult, error) {
+		return importer.Journal(ctx, conn, tree, o)
+	})
+}
+
+// importFrom does an import from a file or folder.
+func (f *messageFlags) importFrom(ctx context.Context, console *cli.Console, command, name string, work func(*pgx.Conn, importer.Options) (importer.MessageResult, error)) (res importer.MessageResult, err error) {
 	if f.archive {
 		if err := checkArchive(name); err != nil {
 			return res, err
 		}
 	}
-	err = f.run(ctx, console, f.database, "import messages", func(conn *pgx.Conn, _ *cli.Target, o importer.Options) (err error) {
+	err = f.run(ctx, console, f.database, command, func(conn *pgx.Conn, _ *cli.Target, o importer.Options) (err error) {
 		o.Before = expiry(f.expired)
-		res, err = importer.MessageLog(ctx, conn, file, o)
-		return err
-	})
-	return res, err
-}
-
-func (f *messageFlags) importJournal(ctx context.Context, console *cli.Console, folder string) (res importer.MessageResult, err error) {
-	folder = filepath.Clean(folder)
-	tree, err := journal.Open(folder)
-	if err != nil {
-		return res, err
-	}
-	if f.archive {
-		if err := checkArchive(folder); err != nil {
-			return res, err
-		}
-	}
-	err = f.run(ctx, console, f.database, "import journal", func(conn *pgx.Conn, _ *cli.Target, o importer.Options) (err error) {
-		o.Before = expiry(f.expired)
-		res, err = importer.Journal(ctx, conn, tree, o)
+		res, err = work(conn, o)
 		return err
 	})
 	return res, err

@@ -60,7 +60,7 @@ func Open(root string) (*Tree, error) {
 		return nil, fmt.Errorf("open journal: %w", err)
 	}
 	for _, e := range entries {
-		if e.IsDir() && len(e.Name()) > partLength {
+		if e.IsDir() && len(e.Name()) > partLength && e.Name() != "lost+found" { // that is of the file system
 			return nil, fmt.Errorf("%w: %s has a folder %s; a journal is the folder \"messages\" of a router's state", ErrNotJournal, root, e.Name())
 		}
 	}

@@ -199,7 +199,7 @@ func (l *Load) Compare(ctx context.Context, conflict func(MessageRow) error) (Co
 	}
 	err = l.tx.QueryRow(ctx, `
 		select coalesce(sum(size) filter (where present), 0)::bigint, coalesce(sum(size) filter (where present is null), 0)::bigint,
-		       (select count(*) from `+messages+` where recipient_id not in (select recipient_id from `+loadedQueues+`))
+		       (select count(*) from `+messages+` m where not exists (select from `+loadedQueues+` k where k.recipient_id = m.recipient_id))
 		  from `+loadedQueues).Scan(&c.Present, &c.Added, &c.Others)
 	if err != nil {
 		return c, fmt.Errorf("compare with the schema: %w", err)
@@ -266,9 +266,9 @@ func (l *Load) Count(ctx context.Context, quota int64) (Counted, error) {
 			"create unique index on "+loadedQueues+" (recipient_id)",
 			"analyze "+loadedQueues)
 		after = append(after, `
-			update `+queues+` set msg_can_write = true, msg_queue_expire = false, msg_queue_size = 0
-			 where recipient_id not in (select recipient_id from `+loadedQueues+`)
-			   and (not msg_can_write or msg_queue_expire or msg_queue_size <> 0)`)
+			update `+queues+` q set msg_can_write = true, msg_queue_expire = false, msg_queue_size = 0
+			 where (not msg_can_write or msg_queue_expire or msg_queue_size <> 0)
+			   and not exists (select from `+loadedQueues+` k where k.recipient_id = q.recipient_id)`)
 	}
 	statements := append(before, "update "+loadedQueues+" set can_write = false where recipient_id in (select recipient_id from "+fullQueues+")")
 	if l.s.HasAggregates() {
@@ -314,8 +314,8 @@ func (l *Load) WrongCounts(ctx context.Context) (n int64, err error) {
 		  from `+loadedQueues+` k
 		  join `+l.s.table("msg_queues")+` q using (recipient_id)
 		  left join (`+states(l.s.table("messages"), "")+`) m using (recipient_id)
-		 where (q.msg_queue_size, q.msg_queue_expire) is distinct from (m.size, m.expire)
-		    or q.msg_can_write <> (m.can_write and recipient_id not in (select recipient_id from `+fullQueues+`))`).Scan(&n)
+		  left join (select distinct recipient_id as id from `+fullQueues+`) f on f.id = recipient_id
+		 where (q.msg_queue_size, q.msg_queue_expire, q.msg_can_write) is distinct from (m.size, m.expire, m.can_write and f.id is null)`).Scan(&n)
 	if err != nil {
 		return 0, fmt.Errorf("count the messages of queues: %w", err)
 	}
