@@ -88,49 +88,54 @@ func TestMessagesLikeSmpServer(t *testing.T) {
 	if err != nil || len(variants) < 26 {
 		t.Fatalf("%d variants: %v", len(variants), err)
 	}
-	logs := map[string]string{filepath.Join(messageData, "import-all"): filepath.Join(messageData, "memory/3-after-stop")}
-	for _, v := range variants {
-		switch filepath.Base(v) {
-		case "09-unknown-queue", "10-empty-body": // see TestOrphans, TestEmptyBody
-		default:
-			logs[v] = v
-		}
-	}
 	conn := connect(t, pgtest.DSN(t))
-	for dumps, log := range logs {
-		t.Run(filepath.Base(dumps), func(t *testing.T) {
-			pgtest.Exec(t, conn, "set client_min_messages = error; drop schema if exists smp_server cascade")
-			o := options()
-			o.Version, o.MaxRejects = schema.StoreMessages, -1
-			if _, err := importFile(t, conn, filepath.Join(log, "smp-server-store.log"), o); err != nil {
-				t.Fatal(err)
-			}
-			res, err := importMessages(t, conn, filepath.Join(log, "smp-server-messages.log"), o)
+	o := options()
+	o.Version, o.MaxRejects = schema.StoreMessages, -1
+	if _, err := importFile(t, conn, filepath.Join(variants[0], "smp-server-store.log"), o); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range variants {
+		name := filepath.Base(dir)
+		if name == "09-unknown-queue" || name == "10-empty-body" {
+			continue // see TestOrphans, TestEmptyBody
+		}
+		t.Run(name, func(t *testing.T) {
+			// All variants have the same queues. Their counts are set right.
+			pgtest.Exec(t, conn, "truncate messages")
+			log := filepath.Join(dir, "smp-server-messages.log")
+			res, err := importMessages(t, conn, log, o)
 			if err != nil {
 				t.Fatal(err)
 			}
-			rows := len(dumptest.Rows(t, filepath.Join(dumps, "messages.csv"))) - 1
+			rows := len(dumptest.Rows(t, filepath.Join(dir, "messages.csv"))) - 1
 			if !res.Verified || res.Orphans != 0 || res.Messages != int64(rows) || res.Added != res.Messages {
 				t.Errorf("result %+v", res)
 			}
-			for file, query := range map[string]string{"messages.csv": allMessages, "msg_queues.csv": allQueues} {
-				if diff := cmp.Diff(read(t, dumps, file), csv(t, conn, query)); diff != "" {
-					t.Errorf("%s (-smp-server +smpq):\n%s", file, diff)
-				}
-			}
-			if diff := cmp.Diff(read(t, dumps, "exported-messages.log"), exportMessages(t, conn, exporter.Options{})); diff != "" {
-				t.Errorf("export (-smp-server +smpq):\n%s", diff)
-			}
-			state, err := schema.Adopt(t.Context(), conn, "smp_server")
-			if err := errors.Join(err, state.Err()); err != nil {
-				t.Errorf("the schema is not what it was: %v", err)
-			}
+			likeSmpServer(t, conn, dir)
 			// Once more: nothing happens.
-			res, err = importMessages(t, conn, filepath.Join(log, "smp-server-messages.log"), o)
+			res, err = importMessages(t, conn, log, o)
 			if want := rows > 0; err != nil || res.Unchanged != want || want && res.Present != int64(rows) {
 				t.Errorf("second import: %+v, %v", res, err)
 			}
 		})
+	}
+}
+
+// likeSmpServer compares queues and messages, and the export of the messages,
+// with what smp-server left in a folder.
+func likeSmpServer(t testing.TB, conn *pgx.Conn, dir string) {
+	t.Helper()
+	for file, query := range map[string]string{"messages.csv": allMessages, "msg_queues.csv": allQueues} {
+		if diff := cmp.Diff(read(t, dir, file), csv(t, conn, query)); diff != "" {
+			t.Errorf("%s (-smp-server +smpq):\n%s", file, diff)
+		}
+	}
+	if diff := cmp.Diff(read(t, dir, "exported-messages.log"), exportMessages(t, conn, exporter.Options{})); diff != "" {
+		t.Errorf("export (-smp-server +smpq):\n%s", diff)
+	}
+	state, err := schema.Adopt(t.Context(), conn, "smp_server")
+	if err := errors.Join(err, state.Err()); err != nil {
+		t.Errorf("the schema is not what it should be: %v", err)
 	}
 }
 
@@ -473,6 +478,43 @@ func TestDamagedJournal(t *testing.T) {
 	}
 }
 
+// A queue that is over quota stays so, even if no quota marker is among its
+// messages.
+func TestFullWithoutMarker(t *testing.T) {
+	dir := filepath.Join(journalData, "7-after-stop")
+	conn := withQueues(t, filepath.Join(dir, "smp-server-store.log"))
+	tree := dumptest.Unpack(t, filepath.Join(dir, "messages.tar.gz"))
+	state := filepath.Join(tree, "DZ/SM/pQ/TQ/H8m_BqTeeU00uq4c1b2DV9Va/queue_state.DZSMpQTQH8m_BqTeeU00uq4c1b2DV9Va.log")
+	if err := os.WriteFile(state, []byte(strings.ReplaceAll(read(t, state), "canWrite=T", "canWrite=F")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []int64{3, 1} { // into an empty table, then beside other messages
+		o := options()
+		o.Merge = true
+		res, err := importJournal(t, conn, tree, o)
+		if err != nil || res.Unchanged || res.OverQuota != want || !res.Verified {
+			t.Errorf("%+v, %v", res, err)
+		}
+		const full = `select count(*) from msg_queues where not msg_can_write and recipient_id = '\x0d948ca504d01fc9bf06a4de794d34baae1cd5bd8357d55a'`
+		if got := csv(t, conn, full); got != "count\n1\n" {
+			t.Errorf("full: %s", got)
+		}
+		pgtest.Exec(t, conn, "delete from messages where recipient_id <> (select recipient_id from messages order by message_id desc limit 1)")
+		pgtest.Exec(t, conn, "update msg_queues set msg_can_write = true")
+		tree = only(t, tree, "DZ")
+	}
+}
+
+// only returns a journal that has just the queues below a folder of another.
+func only(t testing.TB, tree, below string) string {
+	t.Helper()
+	root := t.TempDir()
+	if err := os.Rename(filepath.Join(tree, below), filepath.Join(root, below)); err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
+
 // Schemas that are not there, or have no place for messages.
 func TestNoPlaceForMessages(t *testing.T) {
 	storeLog, lines := base(t)
@@ -494,6 +536,9 @@ func TestNoPlaceForMessages(t *testing.T) {
 // Whatever interrupts an import of messages, the database is as it was.
 func TestInterruptedMessages(t *testing.T) {
 	storeLog, lines := base(t)
+	log := write(t, lines[1]+lines[3])
+	other := withQueues(t, storeLog)
+	dsn := other.Config().ConnString()
 	for _, c := range []struct {
 		phase string
 		merge bool
@@ -509,18 +554,16 @@ func TestInterruptedMessages(t *testing.T) {
 	} {
 		for _, how := range []string{"cancelled", "server gone"} {
 			t.Run(fmt.Sprintf("%s, merge %v, %s", c.phase, c.merge, how), func(t *testing.T) {
-				dsn := pgtest.DSN(t)
-				conn, other := connect(t, dsn), connect(t, dsn)
-				if _, err := importFile(t, conn, storeLog, options()); err != nil {
-					t.Fatal(err)
-				}
+				conn := connect(t, dsn)
+				pgtest.Exec(t, other, "truncate messages")
 				o := options()
 				o.Merge = c.merge
-				log := write(t, lines[1]+lines[3])
+				first := "" // without messages, all queues have none
 				if c.merge {
-					if _, err := importMessages(t, conn, write(t, lines[0]+lines[2]), o); err != nil {
-						t.Fatal(err)
-					}
+					first = lines[0] + lines[2]
+				}
+				if _, err := importMessages(t, other, write(t, first), options()); err != nil {
+					t.Fatal(err)
 				}
 				before := allTables(t, other)
 				ctx, cancel := context.WithCancel(t.Context())
@@ -540,12 +583,11 @@ func TestInterruptedMessages(t *testing.T) {
 				if _, err := MessageLog(ctx, conn, f, o); err == nil || how == "cancelled" && !errors.Is(err, context.Canceled) {
 					t.Errorf("got %v", err)
 				}
-				conn = connect(t, dsn)
-				if diff := cmp.Diff(before, allTables(t, conn)); diff != "" {
+				if diff := cmp.Diff(before, allTables(t, other)); diff != "" {
 					t.Errorf("the tables were changed:\n%s", diff)
 				}
 				o.Progress = noProgress{}
-				if res, err := importMessages(t, conn, log, o); err != nil || res.Added != 2 {
+				if res, err := importMessages(t, other, log, o); err != nil || res.Added != 2 {
 					t.Errorf("the next import: %+v, %v", res, err)
 				}
 			})
