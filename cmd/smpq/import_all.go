@@ -247,7 +247,7 @@ func updateConfig(name string, changes []config.Change) (kept string, err error)
 	if name, err = filepath.EvalSymlinks(name); err != nil {
 		return "", err
 	}
-	text, err := os.ReadFile(name) //nolint:gosec // the operator names the file
+	text, err := os.ReadFile(name)
 	if err != nil {
 		return "", err
 	}

@@ -13,11 +13,11 @@ import (
 // Unpack unpacks a journal into a folder of the test and returns its root.
 func Unpack(t testing.TB, name string) string {
 	t.Helper()
-	f, err := os.Open(name)
+	f, err := os.Open(name) //nolint:gosec // a file of testdata
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // was only read
 	z, err := gzip.NewReader(f)
 	if err != nil {
 		t.Fatal(err)

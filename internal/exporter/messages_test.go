@@ -171,6 +171,7 @@ func TestJournal(t *testing.T) {
 // exports are the exports to files, which must leave nothing behind when they
 // fail.
 func exports(t testing.TB, conn *pgx.Conn) map[string]func(ctx context.Context, dir string, o exporter.Options) error {
+	t.Helper()
 	s := openSchema(t, conn)
 	return map[string]func(ctx context.Context, dir string, o exporter.Options) error{
 		"message log": func(ctx context.Context, dir string, o exporter.Options) error {

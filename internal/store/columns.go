@@ -223,7 +223,7 @@ func (w *rowWriter[T]) append(b []byte, r *T) []byte {
 		case c.typ == typeBool:
 			b = append(b, "ft"[v.number])
 			w.row = binary.BigEndian.AppendUint32(w.row, 1)
-			w.row = append(w.row, byte(v.number))
+			w.row = append(w.row, "\x00\x01"[v.number])
 			continue
 		case c.typ == typeText:
 			b = csvText(b, v.bytes)

@@ -257,10 +257,10 @@ type Counted struct {
 func (l *Load) Count(ctx context.Context, quota int64) (Counted, error) {
 	var c Counted
 	queues := l.s.table("msg_queues")
-	var before, after []string
+	var statements, after []string
 	if l.direct {
 		messages := l.s.table("messages")
-		before = append(before,
+		statements = append(statements,
 			fmt.Sprintf("alter table %s alter column message_id restart with %d", messages, l.rows.sum.Rows+1),
 			"create temporary table "+unqualified(loadedQueues)+" on commit drop as "+states(messages, ""),
 			"create unique index on "+loadedQueues+" (recipient_id)",
@@ -270,7 +270,7 @@ func (l *Load) Count(ctx context.Context, quota int64) (Counted, error) {
 			 where (not msg_can_write or msg_queue_expire or msg_queue_size <> 0)
 			   and not exists (select from `+loadedQueues+` k where k.recipient_id = q.recipient_id)`)
 	}
-	statements := append(before, "update "+loadedQueues+" set can_write = false where recipient_id in (select recipient_id from "+fullQueues+")")
+	statements = append(statements, "update "+loadedQueues+" set can_write = false where recipient_id in (select recipient_id from "+fullQueues+")")
 	if l.s.HasAggregates() {
 		// They count queues, not messages: nothing changes for them.
 		statements = append(statements, "alter table "+queues+" disable trigger user")
