@@ -144,42 +144,53 @@ func noSchema(t testing.TB, conn *pgx.Conn) {
 // An interrupt ends an import at once, with its own exit status, and leaves
 // nothing.
 func TestInterruptedImport(t *testing.T) {
-	dsn := pgtest.DSN(t)
-	conn := pgtest.Conn(t, dsn)
-	log := filepath.Join(t.TempDir(), "store.log")
-	if out, err := exec.CommandContext(t.Context(), "mkfifo", log).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	cmd := exec.CommandContext(t.Context(), "smpq", "import", "storelog", log, "--dsn", dsn, "-v")
-	stderr, err := cmd.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	fifo, err := os.OpenFile(log, os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer fifo.Close()
-	// The first line of the log comes once the database is chosen; the fifo
-	// then keeps the import waiting.
-	lines := bufio.NewReader(stderr)
-	if _, err := lines.ReadString('\n'); err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Process.Signal(os.Interrupt); err != nil {
-		t.Fatal(err)
-	}
-	rest, _ := lines.ReadString('\x00')
-	var exit *exec.ExitError
-	if err := cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 130 || !strings.Contains(rest, "smpq: interrupted") {
-		t.Errorf("got %v, want exit status 130\n%s", err, rest)
-	}
-	waitForOthers(t, conn)
-	var n int
-	if err := conn.QueryRow(t.Context(), "select count(*) from pg_namespace where nspname = 'smp_server'").Scan(&n); err != nil || n != 0 {
-		t.Errorf("%d schemas left behind, %v", n, err)
+	for _, what := range []string{"storelog", "messages"} {
+		t.Run(what, func(t *testing.T) {
+			dsn := pgtest.DSN(t)
+			conn := pgtest.Conn(t, dsn)
+			left := 0
+			if what == "messages" {
+				queues := newLogFolder(t, queueLog(1, 10))
+				if out, err := exec.CommandContext(t.Context(), "smpq", "import", "storelog", queues.log, "--dsn", dsn).CombinedOutput(); err != nil {
+					t.Fatalf("%v\n%s", err, out)
+				}
+				left = 1
+			}
+			log := filepath.Join(t.TempDir(), "fifo.log")
+			if out, err := exec.CommandContext(t.Context(), "mkfifo", log).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			cmd := exec.CommandContext(t.Context(), "smpq", "import", what, log, "--dsn", dsn, "-v")
+			stderr, err := cmd.StderrPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			fifo, err := os.OpenFile(log, os.O_WRONLY, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer fifo.Close()
+			// The first line of the log comes once the database is chosen; the fifo
+			// then keeps the import waiting.
+			lines := bufio.NewReader(stderr)
+			if _, err := lines.ReadString('\n'); err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Process.Signal(os.Interrupt); err != nil {
+				t.Fatal(err)
+			}
+			rest, _ := lines.ReadString('\x00')
+			var exit *exec.ExitError
+			if err := cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 130 || !strings.Contains(rest, "smpq: interrupted") {
+				t.Errorf("got %v, want exit status 130\n%s", err, rest)
+			}
+			waitForOthers(t, conn)
+			if n := len(schemas(t, conn)); n != left {
+				t.Errorf("%d schemas, want %d", n, left)
+			}
+		})
 	}
 }
