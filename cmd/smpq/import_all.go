@@ -95,7 +95,7 @@ type allImport struct {
 	state    string
 	update   bool
 
-	sources []string // files that are imported
+	sources []string // files that are imported, and that smp-server must not find afterwards
 }
 
 func (a *allImport) run(ctx context.Context) (res importAllResult, err error) {
@@ -145,7 +145,9 @@ func (a *allImport) open(file *config.File) (files importer.Files, err error) {
 		if files.StoreLog, err = openStoreLog(name, a.importFlags); err != nil {
 			return files, err
 		}
-		a.sources = append(a.sources, name)
+		if !c.DBStoreLog { // with it, smp-server wants a store log
+			a.sources = append(a.sources, name)
+		}
 	}
 	name := filepath.Join(state, messageLogName)
 	switch c.StoreMessages {
