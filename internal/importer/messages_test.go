@@ -193,6 +193,61 @@ func TestJournalsLikeSmpServer(t *testing.T) {
 	}
 }
 
+// Of all message logs and journals, also those of which there is no export of
+// smp-server, the messages go in and come out the same, in either form.
+func TestRoundTrip(t *testing.T) {
+	var sources []string
+	for _, pattern := range []string{"3-messages/memory/*/smp-server-messages.log", "3-messages/journal/*/messages.tar.gz", "4-journal/*/messages.tar.gz"} {
+		names, err := filepath.Glob(filepath.Join(realData, pattern))
+		if err != nil || len(names) < 3 {
+			t.Fatalf("%s: %q, %v", pattern, names, err)
+		}
+		sources = append(sources, names...)
+	}
+	conn := connect(t, pgtest.DSN(t))
+	o := options()
+	o.Merge, o.MaxRejects = true, -1 // the same queues as of several days
+	for _, name := range sources {
+		if _, err := importFile(t, conn, filepath.Join(filepath.Dir(name), "smp-server-store.log"), o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o = options()
+	for _, name := range sources {
+		pgtest.Exec(t, conn, "truncate messages")
+		log := name
+		if filepath.Base(name) == "messages.tar.gz" {
+			tree := dumptest.Unpack(t, name)
+			res, err := importJournal(t, conn, tree, o)
+			if err != nil || res.Messages == 0 || !res.Verified {
+				t.Fatalf("%s: %+v, %v", name, res, err)
+			}
+			log = write(t, exportMessages(t, conn, exporter.Options{}))
+			if res, err := importJournal(t, conn, tree, o); err != nil || !res.Unchanged {
+				t.Errorf("%s, once more: %+v, %v", name, res, err)
+			}
+			pgtest.Exec(t, conn, "truncate messages")
+		}
+		if res, err := importMessages(t, conn, log, o); err != nil || res.Messages == 0 || !res.Verified {
+			t.Fatalf("%s: %+v, %v", name, res, err)
+		}
+		if diff := cmp.Diff(byQueue(read(t, log)), byQueue(exportMessages(t, conn, exporter.Options{}))); diff != "" {
+			t.Errorf("%s (-log +export):\n%s", name, diff)
+		}
+		s, err := store.OpenSchema(t.Context(), conn, "smp_server")
+		if err != nil {
+			t.Fatal(err)
+		}
+		again := filepath.Join(t.TempDir(), "messages")
+		if _, err := exporter.Journal(t.Context(), conn, s, again, exporter.Options{}); err != nil {
+			t.Fatal(err)
+		}
+		if res, err := importJournal(t, conn, again, o); err != nil || !res.Unchanged {
+			t.Errorf("%s, as a journal: %+v, %v", name, res, err)
+		}
+	}
+}
+
 // anonymous returns names and contents of the files of a journal, without the
 // names of the message files, which are random.
 func anonymous(t testing.TB, root string) map[string]string {
