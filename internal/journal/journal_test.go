@@ -391,6 +391,43 @@ func TestStopped(t *testing.T) {
 	}
 }
 
+// A router that goes on is noticed: the state of a queue changes while it is read,
+// or a file gets shorter.
+func TestChanged(t *testing.T) {
+	for name, change := range map[string]func(dir string) error{
+		"state": func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, state), []byte(line(j1, 3, j1, 0, 3, "T", 3)+line(j1, 3, j1, 1, 3, "T", 2)), 0o600)
+		},
+		"file cut":   func(dir string) error { return os.Truncate(filepath.Join(dir, MessageFile(j1)), 70) },
+		"state gone": func(dir string) error { return os.Remove(filepath.Join(dir, state)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := t.TempDir()
+			write(t, root, folder, map[string]string{state: line(j1, 3, j1, 0, 3, "T", 3), MessageFile(j1): messages(1, 3)})
+			tree, err := Open(root)
+			if err != nil {
+				t.Fatal(err)
+			}
+			o := Options{held: 1, OnProblem: func(Problem) error { return nil }}
+			for q, err := range tree.Queues(t.Context(), o) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := change(filepath.Join(root, folder)); err != nil {
+					t.Fatal(err)
+				}
+				var last error
+				for _, last = range q.Messages(t.Context()) {
+					continue
+				}
+				if !errors.Is(last, ErrChanged) && !errors.Is(last, os.ErrNotExist) {
+					t.Errorf("got %v", last)
+				}
+			}
+		})
+	}
+}
+
 // What is read as a state is written as a line that is read as the same.
 func FuzzState(f *testing.F) {
 	f.Add([]byte(strings.TrimSuffix(line(j2, 2, j1, 1, 3, "F", 4), "\n")))

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"iter"
 	"os"
 	"path/filepath"
@@ -33,6 +34,9 @@ type Queue struct {
 	held     bool   // whether items are all there is
 
 	onProblem func(Problem) error
+
+	stateFile string // as it was when it was read
+	stateInfo fs.FileInfo
 }
 
 // A span is a part of a message file.
@@ -101,7 +105,7 @@ func (r *reader) open(ctx context.Context, j *job, held int64) (*Queue, error) {
 	if err != nil || name == "" {
 		return q, err
 	}
-	q.CanWrite = state.CanWrite
+	q.CanWrite, q.stateFile = state.CanWrite, name
 	if err := q.locate(state, j.files); err != nil {
 		return nil, err
 	}
@@ -137,6 +141,10 @@ func (r *reader) state(q *Queue, files []string) (State, string, error) {
 		name = backup
 	case !slices.Contains(files, name):
 		return State{}, "", r.withoutState(q, files)
+	}
+	var err error
+	if q.stateInfo, err = look(q.path(name)); err != nil {
+		return State{}, "", err
 	}
 	lines, terminated, err := r.lastLines(q.path(name))
 	if err != nil {
@@ -196,11 +204,11 @@ func (r *reader) withoutState(q *Queue, files []string) error {
 		if !strings.HasPrefix(name, "messages.") {
 			continue
 		}
-		size, err := fileSize(q.path(name))
+		info, err := look(q.path(name))
 		if err != nil {
 			return err
 		}
-		if size > 0 && !slices.Contains(consumed, name) {
+		if size := info.Size(); size > 0 && !slices.Contains(consumed, name) {
 			q.problem(true, name, "there is no state: %d bytes of messages are not read, as a router ignores them", size)
 		}
 	}
@@ -237,7 +245,7 @@ const tailSize = 4096
 // lastLines returns the last lines of a file, without LF, and whether the very
 // last one has its LF. They are valid until the next call.
 func (r *reader) lastLines(name string) (lines [][]byte, terminated bool, err error) {
-	size, err := fileSize(name)
+	info, err := look(name)
 	if err != nil {
 		return nil, false, err
 	}
@@ -246,7 +254,7 @@ func (r *reader) lastLines(name string) (lines [][]byte, terminated bool, err er
 		return nil, false, fmt.Errorf("read journal: %w", err)
 	}
 	defer f.Close() //nolint:errcheck // was only read
-	start := max(size-tailSize, 0)
+	start := max(info.Size()-tailSize, 0)
 	n, err := f.ReadAt(r.tail, start)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, false, fmt.Errorf("read journal: %w", err)
@@ -300,11 +308,11 @@ func (q *Queue) span(s span, files []string) error {
 		q.problem(true, s.file, "the file is missing, and with it %d messages", s.messages)
 		return nil
 	}
-	size, err := fileSize(q.path(s.file))
+	info, err := look(q.path(s.file))
 	if err != nil {
 		return err
 	}
-	switch {
+	switch size := info.Size(); {
 	case size > s.to:
 		q.problem(false, s.file, "the last %d bytes are ignored: they were written, but not confirmed to the sender", size-s.to)
 	case size < s.to:
@@ -321,6 +329,18 @@ func (r *reader) read(ctx context.Context, q *Queue, give func(item) error) erro
 		if err := r.readSpan(ctx, q, s, give); err != nil {
 			return err
 		}
+	}
+	return q.unchanged()
+}
+
+// unchanged returns an error if the state of the queue is not what it was.
+func (q *Queue) unchanged() error {
+	info, err := look(q.path(q.stateFile))
+	if err != nil {
+		return err
+	}
+	if info.Size() != q.stateInfo.Size() || !info.ModTime().Equal(q.stateInfo.ModTime()) {
+		return fmt.Errorf("%w (%s)", ErrChanged, q.path(q.stateFile))
 	}
 	return nil
 }
@@ -354,7 +374,7 @@ func (r *reader) readSpan(ctx context.Context, q *Queue, s span, give func(item)
 	}
 	switch {
 	case end != s.to:
-		return fmt.Errorf("%s was cut while it was read: is the router running?", q.path(s.file))
+		return fmt.Errorf("%w (%s is shorter than before)", ErrChanged, q.path(s.file))
 	case n != s.messages && !s.short:
 		return give(item{problem: &Problem{
 			File: file, Offset: -1, Lost: n < s.messages,

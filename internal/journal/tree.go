@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"os"
 	"path/filepath"
@@ -39,6 +40,9 @@ func StateFile(id queue.RecipientID) string { return "queue_state." + id.String(
 
 // MessageFile returns the name of a message file.
 func MessageFile(journal string) string { return "messages." + journal + ".log" }
+
+// ErrChanged reports a journal that changed while it was read.
+var ErrChanged = errors.New("the journal is being changed: is the router running?")
 
 // ErrNotJournal reports something that is plainly no journal.
 var ErrNotJournal = errors.New("not a journal")
@@ -111,7 +115,7 @@ const defaultHeld = 4 << 20
 // they have, memory is bounded.
 //
 // The journal is only read. No router must use it meanwhile: nothing in it would
-// tell, but if a queue is seen to change, that is an error.
+// tell, but if a queue changes while it is read, that is ErrChanged.
 func (t *Tree) Queues(parent context.Context, o Options) iter.Seq2[*Queue, error] {
 	if o.held == 0 {
 		o.held = defaultHeld
@@ -243,14 +247,14 @@ func (w *walk) hand(path string, names, files []string) error {
 	return nil
 }
 
-// fileSize returns the length of a file. What is no file is an error.
-func fileSize(name string) (int64, error) {
+// look returns what a file is like. What is no file is an error.
+func look(name string) (fs.FileInfo, error) {
 	info, err := os.Stat(name)
 	if err != nil {
-		return 0, fmt.Errorf("read journal: %w", err)
+		return nil, fmt.Errorf("read journal: %w", err)
 	}
 	if !info.Mode().IsRegular() {
-		return 0, fmt.Errorf("%w: %s is not a file", ErrNotJournal, name)
+		return nil, fmt.Errorf("%w: %s is not a file", ErrNotJournal, name)
 	}
-	return info.Size(), nil
+	return info, nil
 }
