@@ -13,7 +13,7 @@ build:
 
 ## test: all tests, looking for data races, on a private PostgreSQL
 test:
-	scripts/prerequisites.sh postgresql pgbouncer gcc
+	scripts/prerequisites.sh postgresql pgbouncer gcc openssl
 	go test -race ./...
 
 ## lint: the linters and the formatters

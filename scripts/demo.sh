@@ -63,4 +63,18 @@ export data
 export -f say show
 show smpq version
 show smpq local run --data "$demo/data" -- bash -euo pipefail tour.sh
+
+say "9. A router of our own, on a database of its own, and a message through it."
+printf '\n$ smpq serve --data %s --set TRANSPORT.port=0 &\n' "$demo/router"
+smpq serve --data "$demo/router" --set TRANSPORT.port=0 2>serve.log &
+router=$!
+until grep -q msg=serving serve.log; do
+	kill -0 "$router" || { cat serve.log; exit 1; }
+	sleep 0.1
+done
+cat serve.log
+port=$(sed -n 's/.*msg=serving address=.*:\([0-9]*\) identity.*/\1/p' serve.log)
+show smpq probe "smp://$(cat "$demo/router/router/fingerprint")@127.0.0.1:$port"
+kill "$router"
+wait "$router"
 say "That was smpq. The private PostgreSQL and all files of the demo are gone."

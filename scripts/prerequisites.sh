@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes sure that the programs are there that the tests and the demo need beside
-# Go: scripts/prerequisites.sh [postgresql] [pgbouncer] [gcc]
+# Go: scripts/prerequisites.sh [postgresql] [pgbouncer] [gcc] [openssl]
 #
 # On Debian and its relatives missing ones are installed, by root or by sudo.
 # The programs are all that is wanted: no cluster of PostgreSQL is created, and no
@@ -24,11 +24,17 @@ has_gcc() {
 	echo '#include <stdlib.h>' | gcc -E - >/dev/null 2>&1
 }
 
+# The tests want Ed448, which OpenSSL has since 1.1.1, and -noenc, since 3.0.
+has_openssl() {
+	[[ $(openssl version 2>/dev/null) == "OpenSSL "[3-9]* ]]
+}
+
 packages=()
 for name in "$@"; do
 	case $name in
 	postgresql) has_postgresql || packages+=(postgresql) ;;
 	pgbouncer) has_pgbouncer || packages+=(pgbouncer) ;;
+	openssl) has_openssl || packages+=(openssl) ;;
 	gcc) has_gcc || packages+=(gcc libc6-dev) ;;
 	*)
 		echo "$0: unknown prerequisite $name" >&2

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/smpq/smpq/internal/admin"
+	"github.com/smpq/smpq/internal/certs"
 	"github.com/smpq/smpq/internal/compact"
 	"github.com/smpq/smpq/internal/exporter"
 	"github.com/smpq/smpq/internal/importer"
@@ -43,6 +44,9 @@ func TestOutputDocument(t *testing.T) {
 		"migrate up, down, to VERSION": migrated{},
 		"local status":                 localResult{},
 		"version":                      versionResult{},
+		"init":                         initResult{},
+		"cert show":                    certs.Report{},
+		"cert rotate":                  rotateResult{},
 	}
 	want := map[string][]string{}
 	for command, result := range results {

@@ -25,11 +25,14 @@ reader of its output left before the end.`,
 	}
 	console.AddFlags(root)
 	root.AddCommand(
+		newInit(console),
+		newCert(),
 		newImport(console),
 		newExport(console),
 		newInspect(console),
 		newQueue(console),
 		newAddress(),
+		newServe(console),
 		newProbe(console),
 		newCompact(console),
 		newMigrate(console),

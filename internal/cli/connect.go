@@ -255,3 +255,19 @@ func redact(err error) error {
 	}
 	return fmt.Errorf("not a usable connection string: %s", text)
 }
+
+// ConfigFile returns the name of the file of --config, empty if it was not given.
+func (o *Connection) ConfigFile() string {
+	if !o.flags.Changed("config") {
+		return ""
+	}
+	return o.config
+}
+
+// DataFolder returns the folder of --data, or its default.
+func (o *Connection) DataFolder() (string, error) {
+	if o.data != "" {
+		return o.data, nil
+	}
+	return dataFolder()
+}

@@ -108,6 +108,27 @@ func (r *Relay) Do(ctx context.Context, request Request) (smp.Response, error) {
 	return response, nil
 }
 
+// Forward sends a command to the router that a client of this end, a proxy, has
+// encrypted for it, and returns the encrypted response: RFWD and RRES. Errors are
+// those of [Client.Do]; [auth.ErrOpen] if the response cannot be decrypted.
+func (c *Client) Forward(ctx context.Context, f auth.Forwarded) (sealed []byte, err error) {
+	id := newID()
+	nonce := auth.NonceOf(id.Bytes())
+	request := Request{Command: &smp.RFWD{Encrypted: f.Seal(nil, c.session.Secret, nonce)}}
+	result, err := As[*smp.RRES](c.startWith(ctx, id, request).Wait(ctx))
+	if err != nil {
+		return nil, err
+	}
+	response, err := auth.OpenForwardedResponse(c.session.Secret, nonce.Reply(), result.Encrypted)
+	if err != nil {
+		return nil, fmt.Errorf("RRES: %w", err)
+	}
+	if !response.CorrID.Equal(f.CorrID) {
+		return nil, fmt.Errorf("RRES: %w: it is that to another command", ErrUnexpected)
+	}
+	return response.Sealed, nil
+}
+
 // ofProxy returns the error of a proxy. What else than errors of its own the proxy
 // answers is unexpected: it must not pass for an error of the relay.
 func ofProxy(err error) error {

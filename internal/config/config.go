@@ -1,5 +1,8 @@
-// Package config reads the router's configuration, the INI file that
-// smp-server calls smp-server.ini.
+// Package config reads the router's configuration: the INI file that smp-server
+// calls smp-server.ini, environment variables and settings of the command line.
+// One list, [Keys], has all that it can say: values, defaults, documentation and
+// new files are made from it. Commands that need only the database, or some other
+// part, read that from the [File].
 //
 // The file has sections in brackets and one key a line, "key = value" or
 // "key: value" (older installations write the colon). Space around section
@@ -52,15 +55,19 @@ func (e *SyntaxError) Error() string {
 
 // A ValueError says which key has a value that cannot be used, and why.
 type ValueError struct {
-	Path    string
-	Line    int
+	Path    string // the file, or in words what else gave the value
+	Line    int    // 0 if that is not a file
 	Section string
 	Key     string
 	Reason  string
 }
 
 func (e *ValueError) Error() string {
-	return fmt.Sprintf("%s:%d: [%s] %s: %s", e.Path, e.Line, e.Section, e.Key, e.Reason)
+	place := e.Path
+	if e.Line > 0 {
+		place = fmt.Sprintf("%s:%d", e.Path, e.Line)
+	}
+	return fmt.Sprintf("%s: [%s] %s: %s", place, e.Section, e.Key, e.Reason)
 }
 
 // Load reads the configuration file at path. A file that cannot be read gives

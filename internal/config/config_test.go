@@ -16,37 +16,6 @@ func realFile(name string) string {
 	return filepath.Join("..", "..", "testdata", "smp-server-6.5.5", "5-operator", "init", name, "smp-server.ini")
 }
 
-func TestLoadRealFiles(t *testing.T) {
-	tests := []struct {
-		name string
-		want config.StoreLog
-	}{
-		{"default-memory", config.StoreLog{
-			Enable: true, StoreQueues: config.Memory, StoreMessages: config.Memory,
-			DBConnection: "postgresql://smp@/smp_server_store", DBSchema: "smp_server",
-		}},
-		{"database", config.StoreLog{
-			Enable: true, StoreQueues: config.Memory, StoreMessages: config.Memory,
-			DBConnection: "postgresql://smp@/smp_server_store", DBSchema: "smp_init_x",
-		}},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			f, err := config.Load(realFile(tt.name))
-			if err != nil {
-				t.Fatal(err)
-			}
-			got, err := f.StoreLog()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(tt.want, got); diff != "" {
-				t.Errorf("-want +got\n%s", diff)
-			}
-		})
-	}
-}
-
 func TestParse(t *testing.T) {
 	const in = "\ufeffglobal = 1\r\n" +
 		"  [ A ]  \r\n" +
@@ -118,8 +87,13 @@ func TestLoadErrors(t *testing.T) {
 func TestStoreLog(t *testing.T) {
 	absent := config.StoreLog{
 		StoreQueues: config.Memory, StoreMessages: config.Memory,
-		DBConnection: config.DefaultConnection, DBSchema: config.DefaultSchema,
+		DBConnection: config.DefaultConnection, DBSchema: config.DefaultSchema, DBPoolSize: 10, DBDeletedTTL: 21 * day,
+		ExpireMessages: 21 * day, ExpireMessagesStart: true, ExpireMessagesOnSend: true, ExpireNotifications: day,
 	}
+	changed := absent
+	changed.Enable, changed.RestoreMessages = true, true
+	changed.StoreQueues, changed.StoreMessages = config.Database, config.Journal
+	changed.DBConnection, changed.DBSchema = "host=/run/pg dbname=smp password=a=b", "two words"
 	tests := []struct {
 		name, in string
 		want     config.StoreLog
@@ -127,11 +101,8 @@ func TestStoreLog(t *testing.T) {
 		{"empty file", "", absent},
 		{"other section", "[OTHER]\ndb_schema = x\n", absent},
 		{"other case", "[STORE_LOG]\nDB_schema = x\n[store_log]\ndb_schema = y\n", absent},
-		{"all keys", "[STORE_LOG]\nenable: on\nstore_queues: database\nstore_messages: journal\n" +
-			"db_connection = host=/run/pg dbname=smp password=a=b\ndb_schema = two words\n", config.StoreLog{
-			Enable: true, StoreQueues: config.Database, StoreMessages: config.Journal,
-			DBConnection: "host=/run/pg dbname=smp password=a=b", DBSchema: "two words",
-		}},
+		{"several keys", "[STORE_LOG]\nenable: on\nstore_queues: database\nstore_messages: journal\n" +
+			"db_connection = host=/run/pg dbname=smp password=a=b\ndb_schema = two words\n", changed},
 		{"twice the same", "[STORE_LOG]\ndb_schema = smp_server\n[STORE_LOG]\ndb_schema: smp_server\n", absent},
 	}
 	for _, tt := range tests {
@@ -158,7 +129,7 @@ func TestStoreLogRefuses(t *testing.T) {
 	tests := []struct{ name, in, want string }{
 		{"switch", "enable = yes", `t.ini:2: [STORE_LOG] enable: is "yes", want on or off`},
 		{"queues", "store_queues = journal", `t.ini:2: [STORE_LOG] store_queues: is "journal", want memory or database`},
-		{"messages", "\nstore_messages =", `t.ini:3: [STORE_LOG] store_messages: is "", want memory or journal or database`},
+		{"messages", "\nstore_messages =", `t.ini:3: [STORE_LOG] store_messages: is "", want memory, journal or database`},
 		{"connection", "db_connection =", "t.ini:2: [STORE_LOG] db_connection: is empty"},
 		{"schema", "db_schema:", "t.ini:2: [STORE_LOG] db_schema: is empty"},
 		{

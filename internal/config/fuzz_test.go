@@ -1,10 +1,13 @@
 package config_test
 
 import (
+	"bytes"
 	"os"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/smpq/smpq/internal/config"
 )
@@ -38,6 +41,49 @@ func FuzzParse(f *testing.F) {
 		}
 		if first, again := withoutLines(file), withoutLines(again); !slices.Equal(first, again) {
 			t.Errorf("%q parsed as %+v, written out and parsed again as %+v", in, first, again)
+		}
+	})
+}
+
+// FuzzRouter checks that no file makes the reader fail in another way than by an
+// error, and that what is composed of good settings reads the same.
+func FuzzRouter(f *testing.F) {
+	for _, name := range []string{"default-memory", "database", "information"} {
+		b, err := os.ReadFile(realFile(name))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(string(b))
+	}
+	f.Add("[PROXY]\nsocks_proxy = me:x@[::1]:9\n[SMPQ]\nversions = 6 - 8\nend_interval=1d1ms\n[TRANSPORT]\nport = 0,1\nwebsockets:on")
+	f.Fuzz(func(t *testing.T, in string) {
+		file, err := config.Parse("fuzz.ini", strings.NewReader(in))
+		if err != nil {
+			return
+		}
+		want, _, err := config.Sources{File: file}.Router()
+		if err != nil {
+			return
+		}
+		var settings []string
+		for _, e := range file.Entries() {
+			for _, k := range config.Keys() {
+				if k.Section == e.Section && k.Name == e.Key {
+					settings = append(settings, k.Path()+"="+e.Value)
+				}
+			}
+		}
+		text, err := config.Compose(settings)
+		if err != nil {
+			t.Fatalf("compose %q: %v", settings, err)
+		}
+		composed, err := config.Parse("composed.ini", bytes.NewReader(text))
+		if err != nil {
+			t.Fatalf("compose %q: %v", settings, err)
+		}
+		got, _, err := config.Sources{File: composed}.Router()
+		if diff := cmp.Diff(want, got, equal); err != nil || diff != "" {
+			t.Errorf("%q is read, composed and read as (-first +then): %v\n%s", in, err, diff)
 		}
 	})
 }

@@ -74,7 +74,7 @@ var commandErrors = names[CommandError]{"UNKNOWN", "SYNTAX", "PROHIBITED", "NO_A
 type BlockedError struct{ Blocking }
 
 // A StoreError is an [Error] that says what went wrong in the router's store:
-// STORE. smpq as a router does not send it.
+// STORE. As a router, smpq sends always the same text.
 type StoreError struct{ Text string }
 
 // A ProxyError is an [Error] of a proxy that refuses to forward: PROXY.
