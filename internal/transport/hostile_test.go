@@ -295,7 +295,7 @@ func TestHostileHellos(t *testing.T) {
 		algorithm   smp.Algorithm
 		want        error
 	}{
-		"as proven":          {own, own, smp.Ed25519, io.ErrClosedPipe}, // nobody takes the reply
+		"as proven":          {own, own, smp.Ed25519, nil},
 		"of another":         {stranger, stranger, smp.Ed25519, smp.ErrHandshakeBadAuth},
 		"under another name": {stranger, own, smp.Ed25519, smp.ErrHandshakeBadAuth},
 		"of another kind":    {own, own, smp.X25519, smp.ErrHandshakeBadAuth},
@@ -304,6 +304,9 @@ func TestHostileHellos(t *testing.T) {
 		service.router = proven.Identity().Bytes()
 		service.service = &serviceHello{role: 'N', key: smp.SignedKey{Chain: c.says.Chain, Key: signedKey(t, c.signs, c.algorithm)}}
 		err := feed(t, block(t, service.encode()), accepting(proven))
+		if errors.Is(err, io.ErrClosedPipe) {
+			err = nil // nobody was there any more to take the reply
+		}
 		if !errors.Is(err, c.want) {
 			t.Errorf("service, %s: got %v, want %v", name, err, c.want)
 		}
