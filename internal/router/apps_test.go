@@ -21,8 +21,8 @@ import (
 	"github.com/smpq/smpq/internal/smp"
 )
 
-// messagesVariable sets how many messages the apps in these tests exchange in each
-// version: 10000 takes a minute or two.
+// messagesVariable sets how many messages tests exchange that do so many times, such as
+// the apps in each version: 10000 takes a minute or two.
 const messagesVariable = "SMPQ_TEST_MESSAGES"
 
 // messages returns how many messages to exchange.

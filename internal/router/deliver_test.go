@@ -392,8 +392,9 @@ func TestSendRacesWithSubscribe(t *testing.T) {
 	t.Parallel()
 	r := start(t, newSite(t).openStore(t, 0))
 	one, bob := r.dial(t, 19), r.dial(t, 19)
-	for range 10 {
-		boxes := bob.newQueues(50, createOnly)
+	const atOnce = 50
+	for range (messages(t, 500) + atOnce - 1) / atOnce {
+		boxes := bob.newQueues(atOnce, createOnly)
 		var requests, sends []client.Request
 		for _, b := range boxes {
 			requests = append(requests, client.Request{Entity: b.recipient, Key: b.recipientKey, Command: &smp.SUB{}})
