@@ -167,6 +167,9 @@ func (s *Server) serve(ctx context.Context, conn net.Conn) error {
 			return err
 		}
 		line, err := readLine(in)
+		if err := conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+			return err
+		}
 		switch {
 		case errors.Is(err, bufio.ErrBufferFull):
 			ss.print("error: the line is too long")
@@ -174,9 +177,6 @@ func (s *Server) serve(ctx context.Context, conn net.Conn) error {
 		case errors.Is(err, io.EOF):
 			return nil
 		case err != nil:
-			return err
-		}
-		if err := conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 			return err
 		}
 		if !ss.answer(ctx, line) {

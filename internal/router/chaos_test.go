@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"log/slog"
 	"net"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -16,9 +18,11 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/smpq/smpq/internal/client"
+	"github.com/smpq/smpq/internal/pgtest"
 	"github.com/smpq/smpq/internal/queue"
 	"github.com/smpq/smpq/internal/router"
 	"github.com/smpq/smpq/internal/routertest"
+	"github.com/smpq/smpq/internal/schema"
 	"github.com/smpq/smpq/internal/smp"
 	"github.com/smpq/smpq/internal/store"
 	"github.com/smpq/smpq/internal/traffictest"
@@ -103,7 +107,7 @@ type brokenStore struct {
 	late  queue.RecipientID
 }
 
-var errBroken = &store.Error{Code: store.CodeStore, Op: "test", Err: errors.New("the store is broken")}
+var errBroken = &store.Error{Code: store.CodeStore, Op: "read what has an id", Err: errors.New("the store is broken")}
 
 func (s *brokenStore) ServiceMessages(ctx context.Context, service queue.ServiceID) iter.Seq2[store.QueueMessage, error] {
 	return func(yield func(store.QueueMessage, error) bool) {
@@ -136,7 +140,8 @@ func (s *brokenStore) PeekMessages(ctx context.Context, ids []queue.RecipientID)
 func TestServiceMessagesThoughStoreFails(t *testing.T) {
 	t.Parallel()
 	st := &brokenStore{Store: newSite(t).openStore(t, 0)}
-	r := start(t, st.Store, func(o *router.Options) { o.Store = st })
+	var said lockedBuffer
+	r := start(t, st.Store, func(o *router.Options) { o.Store, o.Log = st, slog.New(slog.NewTextHandler(&said, nil)) })
 	credentials := routertest.NewServiceCredentials(t, queue.RoleMessaging)
 	before, bob := r.dial(t, 19, asService(credentials)), r.dial(t, 19)
 	boxes := before.newQueues(40)
@@ -173,6 +178,9 @@ func TestServiceMessagesThoughStoreFails(t *testing.T) {
 	if n := st.walks.Load(); n != 3 {
 		t.Errorf("the queues were gone through %d times, not 3", n)
 	}
+	if log := said.String(); !strings.Contains(log, "broken") || strings.Contains(log, errBroken.Op) {
+		t.Errorf("the log does not say what is the matter, or has ids:\n%s", log)
+	}
 }
 
 // addressVia returns the address of a router at the other end of a cable.
@@ -190,10 +198,15 @@ func addressVia(t *testing.T, srv *server, c *cable) *smp.RouterAddress {
 // that was acknowledged is lost or comes again, and the router works again by itself.
 func TestChaos(t *testing.T) {
 	t.Parallel()
-	database := newHarmedServer(t)
-	at := database.site(t)
-	local, err := pgx.ParseConfig(at.config.DSN)
+	database := pgtest.NewVictim(t, pgtest.Folder(t), map[string]string{"autovacuum": "off"}) // it makes room in tables
+	at := &site{config: store.Config{DSN: database.DSN(), Schema: "smp_server", Application: "smpq test"}}
+	conn, err := pgx.Connect(t.Context(), at.config.DSN)
 	if err != nil {
+		t.Fatal(err)
+	}
+	local := conn.Config()
+	_, err = schema.Migrate(t.Context(), conn, at.config.Schema, schema.Newest, schema.Options{})
+	if err := errors.Join(err, conn.Close(t.Context())); err != nil {
 		t.Fatal(err)
 	}
 	network, socket := pgconn.NetworkAddress(local.Host, local.Port)
@@ -221,14 +234,14 @@ func TestChaos(t *testing.T) {
 		make func(t *testing.T)
 	}{
 		{"the database is stopped", func(t *testing.T) {
-			database.stop(t)
+			database.Stop(t)
 			clients.AwaitFailures(8)
-			database.start(t)
+			database.Start(t)
 		}},
 		{"the database crashes", func(t *testing.T) {
-			database.crash(t)
+			database.Kill(t)
 			clients.AwaitFailures(8)
-			database.start(t)
+			database.Start(t)
 		}},
 		{"connections to the database are cut", func(*testing.T) {
 			for range 5 {
@@ -267,9 +280,9 @@ func TestChaos(t *testing.T) {
 			}
 		}},
 		{"the disk is full", func(t *testing.T) {
-			database.fillDisk(t)
+			database.LimitFiles(t, at.config.Schema)
 			clients.AwaitFailures(8)
-			database.freeDisk(t)
+			database.FreeFiles(t)
 		}},
 		{"the certificate is replaced", func(t *testing.T) {
 			if err := srv.SetCredentials(ca.issue(t, leaf).credentials(t)); err != nil {

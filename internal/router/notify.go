@@ -150,7 +150,7 @@ func (r *Router) remove(id queue.NotifierID, count int) {
 const (
 	// notificationsPerBlock is how many fit into a block, for statistics.
 	notificationsPerBlock = 80
-	// maxNotify is how many a session gets at a time.
+	// maxNotify is how many are offered to a session at once.
 	maxNotify = 10 * notificationsPerBlock
 )
 
@@ -212,36 +212,50 @@ func (r *Router) retryNotifications(ids ...queue.NotifierID) {
 	}
 }
 
-// notifySession sends notifications for some notifiers, the oldest first for each.
+// notifySession sends notifications for some notifiers, the oldest first for each, as
+// long as there is room.
 func (r *Router) notifySession(s *session, ids []queue.NotifierID) {
+	for len(ids) > 0 {
+		sent, ok := r.notifySome(s, ids)
+		if !ok {
+			r.log.LogAttrs(r.ctx, slog.LevelDebug, "notifications are delivered later: there is no room in the output", slog.Int64("client", s.number))
+			r.retryNotifications(ids...)
+			return
+		}
+		ids = ids[sent:]
+	}
+}
+
+// notifySome sends maxNotify notifications at most, and returns for how many of the
+// notifiers it has sent all. It reports false if there is no room.
+func (r *Router) notifySome(s *session, ids []queue.NotifierID) (all int, ok bool) {
 	n := &r.notifications
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	var g group
 	counts := make(map[queue.NotifierID]int)
 	for _, id := range ids {
-		for _, one := range n.lists[id] {
-			if len(g) == maxNotify {
-				n.markReady(id)
-				break
-			}
+		list := n.lists[id]
+		some := list[:min(len(list), maxNotify-len(g))]
+		for _, one := range some {
 			g = append(g, s.encodeEvent(event{id.EntityID, one.event}))
-			counts[id]++
 		}
+		counts[id] = len(some)
+		if len(some) < len(list) {
+			break
+		}
+		all++
 	}
 	if len(g) == 0 {
-		return
+		return all, true
 	}
 	if !s.offer(g) {
-		r.log.LogAttrs(r.ctx, slog.LevelDebug, "notifications are delivered later: there is no room in the output")
-		for id := range counts {
-			n.markReady(id)
-		}
-		return
+		return 0, false
 	}
 	for id, count := range counts {
 		r.remove(id, count)
 	}
 	r.counters.MsgNtfs.Add(int64(len(g)))
 	r.counters.MsgNtfsB.Add(int64(len(g)/notificationsPerBlock + 1))
+	return all, true
 }

@@ -15,9 +15,6 @@ import (
 	"github.com/smpq/smpq/internal/smp"
 )
 
-// setAsideSuffix ends the name of the log that was restored.
-const setAsideSuffix = ".bak"
-
 // maxLineReports is how many lines that cannot be read are named in the log of the
 // router.
 const maxLineReports = 10
@@ -40,7 +37,7 @@ func (r *Router) restoreNotifications() error {
 		if err = errors.Join(err, f.Close()); err != nil {
 			return err
 		}
-		if err := setAside(name); err != nil {
+		if err := atomicfile.SetAside(name); err != nil {
 			return err
 		}
 	}
@@ -78,20 +75,6 @@ func (r *Router) readNotifications(ctx context.Context, f *os.File) error {
 	r.log.LogAttrs(ctx, slog.LevelInfo, "notifications were restored",
 		slog.Int("notifications", n.count), slog.Int("expired", expired), slog.Int("unreadable", unreadable))
 	return nil
-}
-
-// setAside gives a file another name beside its own, in the place of one that has it.
-// So the file is there until its successor takes its place. Where a file can have but
-// one name, it loses its own.
-func setAside(name string) error {
-	other := name + setAsideSuffix
-	if err := os.Remove(other); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if os.Link(name, other) == nil {
-		return nil
-	}
-	return os.Rename(name, other)
 }
 
 // saveNotifications writes the notification log if it has changed.

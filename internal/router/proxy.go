@@ -273,7 +273,7 @@ func (r *Router) serveRelay(to *relay, address *smp.RouterAddress) {
 	p := &r.relays
 	c, answer, err := r.dialRelay(address)
 	if err != nil {
-		r.log.LogAttrs(r.ctx, slog.LevelDebug, "another router cannot be reached", slog.Any("error", err))
+		r.log.LogAttrs(r.ctx, slog.LevelWarn, "another router cannot be reached", slog.String("host", address.Hosts[0].String()), slog.Any("error", err))
 		p.mu.Lock()
 		to.answer = failure(relayError(err))
 		to.until = r.o.Now().Add(r.o.Proxy.ErrorMemory)

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -57,7 +59,9 @@ func TestRememberedErrors(t *testing.T) {
 	t.Parallel()
 	var dials atomic.Int64
 	var at clock
+	var said lockedBuffer
 	r := start(t, newSite(t).openStore(t, 0), func(o *router.Options) {
+		o.Log = slog.New(slog.NewTextHandler(&said, nil))
 		o.Now, o.Proxy.ErrorMemory, o.Proxy.MaxRelays = at.now, time.Hour, 20
 		o.Proxy.Network = dialer(func(context.Context, string, string) (net.Conn, error) {
 			dials.Add(1)
@@ -88,6 +92,9 @@ func TestRememberedErrors(t *testing.T) {
 		p.refused(network, smp.EntityID{}, none(), prxy(dead))
 		if n := dials.Load() - before; n != 2 {
 			t.Errorf("%d attempts to connect, with one more after the time", n)
+		}
+		if n := strings.Count(said.String(), `level=WARN msg="another router cannot be reached" host=`+dead.Hosts[0].String()+" "); n != 2 {
+			t.Errorf("the log says %d times that it cannot be reached", n)
 		}
 	})
 

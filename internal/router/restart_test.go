@@ -190,6 +190,56 @@ func realNotifications(t *testing.T) (log []byte, at time.Time) {
 	return log, time.Unix(1795306641, 0)
 }
 
+// However many notifications wait, they are delivered at once if there is room.
+func TestManyNotifications(t *testing.T) {
+	t.Parallel()
+	s, files := newSite(t), t.TempDir()
+	first := s.begin(t, files)
+	p := first.dial(t, smp.MaxVersion)
+	boxes := []*box{p.newQueue(createOnly), p.newQueue(createOnly), p.newQueue(createOnly)}
+	meta, err := smp.NewShort(make([]byte, ntflog.MetaSize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var waiting []ntflog.Record
+	for _, b := range boxes {
+		p.addNotifier(b)
+		for i := range 900 {
+			waiting = append(waiting, ntflog.Record{
+				Notifier: queue.NotifierID{EntityID: b.notifier}, Message: queue.MessageID{EntityID: b.recipient},
+				Time: time.Now().Unix(), Nonce: [smp.NonceSize]byte{byte(i >> 8), byte(i)}, Meta: meta,
+			})
+		}
+	}
+	first.end(t)
+	var log bytes.Buffer
+	if _, err := ntflog.Write(&log, slices.Values(waiting)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(files, ntflog.Name), log.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	second := s.begin(t, files, func(o *router.Options) { o.NotifyInterval = time.Hour })
+	notifier := second.dial(t, smp.MaxVersion)
+	for _, b := range boxes {
+		subscribed(notifier, b.notifier, b.notifierKey, &smp.NSUB{})
+	}
+	second.DeliverNotifications()
+	if c := second.Counters(); c.MsgNtfs.Load() != int64(len(waiting)) || c.NtfCount.Load() != 0 {
+		t.Fatalf("%d notifications were delivered, %d wait", c.MsgNtfs.Load(), c.NtfCount.Load())
+	}
+	next := make(map[smp.EntityID]int)
+	for range waiting {
+		e := notifier.event()
+		n, ok := e.Response.(*smp.NMSG)
+		if !ok || int(n.Nonce[0])<<8|int(n.Nonce[1]) != next[e.Entity] {
+			t.Fatalf("%+v about %s is not the next", e.Response, e.Entity)
+		}
+		next[e.Entity]++
+	}
+	notifier.quiet()
+}
+
 // The log of smp-server is taken over. What is too old is left out, and what cannot
 // be read.
 func TestNotificationLogOfOthers(t *testing.T) {

@@ -234,6 +234,15 @@ func failure(err error) *smp.ERR { return &smp.ERR{Err: protocolError(err)} }
 // errStore is what clients are told when the database fails.
 var errStore = smp.StoreError{Text: "the store failed"}
 
+// withoutIDs returns an error for the log without what it was about: that has ids, which
+// are logged at debug only.
+func withoutIDs(err error) error {
+	if e, ok := errors.AsType[*store.Error](err); ok {
+		return e.Err
+	}
+	return err
+}
+
 func protocolError(err error) smp.Error {
 	if e, ok := errors.AsType[smp.Error](err); ok {
 		return e

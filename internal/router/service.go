@@ -287,7 +287,7 @@ func (s *session) walk(ctx context.Context) {
 			s.put(slices.Clip(failed))
 			return
 		}
-		s.router.log.LogAttrs(ctx, slog.LevelWarn, "the messages of a service are read again from the start", slog.Any("error", err))
+		s.router.log.LogAttrs(ctx, slog.LevelWarn, "the messages of a service are read again from the start", slog.Any("error", withoutIDs(err)))
 		retry := time.NewTimer(fetchRetry)
 		select {
 		case <-retry.C:
@@ -371,14 +371,15 @@ func (s *session) sendHeads(ctx context.Context, ids []queue.RecipientID) (faile
 		}
 		encoded := s.encodeMessage(&views[i], m)
 		s.awaitRoom(ctx)
-		g.settle(sub, s, m.ID.EntityID, func() bool {
+		if g.settle(sub, s, m.ID.EntityID, func() bool {
 			if ctx.Err() != nil {
 				return false
 			}
 			s.put(group{encoded})
 			return true
-		})
-		r.counters.RcvServicesSubMsg.Add(1)
+		}) {
+			r.counters.RcvServicesSubMsg.Add(1)
+		}
 	}
 	return failed, err
 }

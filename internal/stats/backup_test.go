@@ -29,6 +29,9 @@ func TestBackup(t *testing.T) {
 	if got := readFile(t, name+".bak"); got != text {
 		t.Error("what was read is not kept")
 	}
+	if got := readFile(t, name); got != text {
+		t.Error("if the router does not start, the counters are lost")
+	}
 	if err := st.Save(t.Context()); err != nil {
 		t.Fatal(err)
 	}

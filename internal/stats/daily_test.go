@@ -1,14 +1,18 @@
 package stats_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -232,5 +236,66 @@ func TestDatabaseAway(t *testing.T) {
 	s.setClock(s.clock().Add(time.Hour))
 	if r := st.Report(t.Context()); r.Messages != 3 {
 		t.Errorf("%+v", r)
+	}
+}
+
+// A slowStore does not answer in any time.
+type slowStore struct{ *source }
+
+func (slowStore) Entities(ctx context.Context) (store.Entities, error) {
+	<-ctx.Done()
+	return store.Entities{}, ctx.Err()
+}
+
+// The log says that the store takes too long, but not that somebody did not want to
+// wait any longer.
+func TestStoreIsSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		s := &source{now: time.Now()}
+		st := open(t, s, t.TempDir(), func(o *stats.Options) {
+			o.Store, o.Log = slowStore{s}, slog.New(slog.NewTextHandler(&log, nil))
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if st.Report(ctx); log.Len() != 0 {
+			t.Errorf("the log has %s", log.String())
+		}
+		if st.Report(t.Context()); !strings.Contains(log.String(), "level=ERROR") {
+			t.Errorf("the log has %q", log.String())
+		}
+	})
+}
+
+// Messages that cannot be counted, because there are too many for the time, are not
+// counted each time that somebody asks. The log says so once, and once that it is over.
+func TestNotCounted(t *testing.T) {
+	var log bytes.Buffer
+	s := &source{now: at(t, "2026-01-01T12:00:00Z"), messages: 10, uncounted: context.DeadlineExceeded}
+	st := open(t, s, t.TempDir(), func(o *stats.Options) { o.Log = slog.New(slog.NewTextHandler(&log, nil)) })
+	report := func(counted int, lines ...string) {
+		t.Helper()
+		log.Reset()
+		for range 3 {
+			st.Report(t.Context())
+		}
+		if s.counted != counted {
+			t.Errorf("counted %d times, not %d", s.counted, counted)
+		}
+		said := strings.SplitAfter(log.String(), "\n")
+		said = said[:len(said)-1]
+		if !slices.EqualFunc(said, lines, strings.Contains) {
+			t.Errorf("the log has %q, not %q", said, lines)
+		}
+	}
+	report(1, "level=ERROR")
+	s.setClock(s.clock().Add(time.Hour))
+	report(2)
+	s.uncounted = nil
+	report(2)
+	s.setClock(s.clock().Add(time.Hour))
+	report(3, "level=INFO")
+	if r := st.Report(t.Context()); r.Messages != 10 {
+		t.Errorf("%d messages", r.Messages)
 	}
 }

@@ -58,7 +58,7 @@ const recount = 10 * time.Minute
 // A messageCount is how many messages there were when they were counted, and what the
 // counters were then.
 type messageCount struct {
-	at                      time.Time
+	at                      time.Time // when that was last tried
 	n                       int64
 	sent, received, expired int64
 }
@@ -73,16 +73,16 @@ const storeTimeout = 10 * time.Second
 
 // refresh asks the store for its numbers. If it does not answer, the old ones stay.
 func (s *Statistics) refresh(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	limited, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	select {
 	case s.refreshing <- struct{}{}:
 		defer func() { <-s.refreshing }()
-	case <-ctx.Done():
+	case <-limited.Done():
 		return
 	}
-	stored, err := s.o.Store.Entities(ctx)
-	if s.failed.note(ctx, err, "the numbers of queues and services are not up to date") {
+	stored, err := s.o.Store.Entities(limited)
+	if s.asking.note(ctx, err, "the numbers of queues and services are not up to date") {
 		return
 	}
 	s.mu.Lock()
@@ -102,14 +102,19 @@ func (s *Statistics) refresh(ctx context.Context) {
 func (s *Statistics) countMessages(ctx context.Context) {
 	c := s.o.Router.Counters()
 	m := messageCount{at: s.o.Now(), sent: c.MsgSent.Load(), received: c.MsgRecv.Load(), expired: c.MsgExpired.Load()}
+	limited, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
 	var err error
-	m.n, err = s.o.Store.CountLiveMessages(ctx)
-	if s.failed.note(ctx, err, "the number of messages is not up to date") {
-		return
-	}
+	m.n, err = s.o.Store.CountLiveMessages(limited)
+	failed := s.counting.note(ctx, err, "the number of messages is not up to date")
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.counted = m
+	switch {
+	case !failed:
+		s.counted = m
+	case ctx.Err() == nil:
+		s.counted.at = m.at // what takes too long is not tried again at once
+	}
 }
 
 // A trouble is something that may go wrong again and again. It is logged when it begins

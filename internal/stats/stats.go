@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/smpq/smpq/internal/atomicfile"
 	"github.com/smpq/smpq/internal/router"
 	"github.com/smpq/smpq/internal/store"
 )
@@ -59,7 +60,8 @@ type Options struct {
 type Statistics struct {
 	o          Options
 	refreshing chan struct{} // has an element while somebody asks the store
-	failed     trouble       // guarded by refreshing
+	asking     trouble       // guarded by refreshing, as is counting
+	counting   trouble
 
 	saving sync.Mutex // held while a backup is written
 
@@ -75,8 +77,8 @@ type Statistics struct {
 }
 
 // New returns the statistics of a router, those of the past as well if they are kept:
-// then the backup gets the suffix ".bak". It fails if there is a backup that cannot be
-// read.
+// then the backup gets a second name that ends in ".bak", and stays until Run replaces
+// it. It fails if there is a backup that cannot be read.
 func New(ctx context.Context, o Options) (*Statistics, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -88,7 +90,7 @@ func New(ctx context.Context, o Options) (*Statistics, error) {
 		o.Tick = time.Second
 	}
 	s := &Statistics{
-		o: o, refreshing: make(chan struct{}, 1), failed: trouble{log: o.Log},
+		o: o, refreshing: make(chan struct{}, 1), asking: trouble{log: o.Log}, counting: trouble{log: o.Log},
 		from: o.Now(), ledger: newLedger(o.Router.Counters()), next: endOfDay(o.Now()), restored: unknown,
 	}
 	if o.Daily {
@@ -126,7 +128,7 @@ func (s *Statistics) Run(ctx context.Context) {
 		})
 		running.Go(func() {
 			save := func() { backup.note(ctx, s.Save(ctx), "the counters cannot be saved") }
-			save() // the one that was read is not there any more
+			save() // the one that was read is of another process
 			every(ctx, backupInterval, save)
 		})
 	}
@@ -170,7 +172,7 @@ func (s *Statistics) restore(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w; without the file, the counters begin with 0", name, err)
 	}
-	if err := os.Rename(name, name+".bak"); err != nil {
+	if err := atomicfile.SetAside(name); err != nil {
 		return err
 	}
 	s.from, s.restored = b.from, unknown
