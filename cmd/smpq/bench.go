@@ -115,7 +115,7 @@ func (b *benchLoad) addFlags(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.IntVar(&b.Queues, "queues", b.Queues, "queues of each connection")
 	flags.IntVar(&b.Size, "message-size", bench.FullMessage, "`bytes` of each message; clients pad theirs to the default")
-	flags.Float64Var(&b.Rate, "rate", b.Rate, "messages a `second` in all, sent when they are due; 0: as many as the router accepts")
+	flags.Float64Var(&b.Rate, "rate", b.Rate, "`messages` a second in all, sent when they are due; 0: as many as the router accepts")
 	flags.DurationVar(&b.duration, "duration", b.duration, "how long to measure")
 	flags.DurationVar(&b.warmUp, "warm-up", b.warmUp, "how long to send before that")
 }
@@ -192,7 +192,7 @@ figures so far are printed.`,
 	}
 	out := cli.AddOutputFlag(cmd)
 	flags := cmd.Flags()
-	flags.IntSliceVar(&connections, "connections", []int{1, 100, 2000}, "number of connections, or `several`, measured one after another")
+	flags.IntSliceVar(&connections, "connections", []int{1, 100, 2000}, "number of connections, or several `numbers` with commas between, measured one after another")
 	flags.StringVar(&profile, "profile", "", "`folder` for profiles of the router's processor time and memory, of the last measurement")
 	load.addFlags(cmd)
 	target.addRemoteFlags(cmd)
@@ -246,11 +246,9 @@ func runBench(ctx context.Context, console *cli.Console, o bench.RunOptions, con
 		if ctx.Err() != nil {
 			return result, errors.Join(context.Cause(ctx), err)
 		}
-		if err == nil {
-			err = benchFailure(&r)
-		}
-		if err != nil {
-			return result, fmt.Errorf("%d connections: %w", n, err)
+		if err = errors.Join(benchFailure(&r), err); err != nil {
+			// What it wraps would be taken for an error of the database.
+			return result, fmt.Errorf("%d connections: %s", n, err) //nolint:errorlint // as said
 		}
 	}
 	return result, nil

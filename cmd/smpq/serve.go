@@ -20,6 +20,7 @@ import (
 	"github.com/smpq/smpq/internal/cli"
 	"github.com/smpq/smpq/internal/config"
 	"github.com/smpq/smpq/internal/monitor"
+	"github.com/smpq/smpq/internal/ntflog"
 	"github.com/smpq/smpq/internal/router"
 	"github.com/smpq/smpq/internal/schema"
 	"github.com/smpq/smpq/internal/smp"
@@ -269,7 +270,7 @@ func routerOptions(found *foundRouter, queues *store.Store, log *slog.Logger) ro
 		Proxy: proxyOptions(c),
 	}
 	if c.StoreLog.RestoreMessages {
-		o.NotificationLog = found.state(notificationLogName)
+		o.NotificationLog = found.state(ntflog.Name)
 	}
 	if c.InactiveClients.Disconnect {
 		o.InactiveTTL, o.InactiveCheck = c.InactiveClients.TTL, c.InactiveClients.CheckInterval

@@ -43,10 +43,9 @@ func (r *foundRouter) database() store.Config {
 
 // Files that a router writes. The names are those of smp-server.
 const (
-	storeLogName        = "smp-server-store.log"
-	messageLogName      = "smp-server-messages.log"
-	notificationLogName = "smp-server-ntfs.log"
-	journalFolder       = "messages"
+	storeLogName   = "smp-server-store.log"
+	messageLogName = "smp-server-messages.log"
+	journalFolder  = "messages"
 )
 
 // Where smp-server has its configuration and its files, unless variables name other
@@ -213,6 +212,11 @@ func (s *serveCommand) tryPorts(ctx context.Context, r *foundRouter) error {
 	}
 	if c.Tuning.MonitorAddress != "" {
 		try(listenMonitor(ctx, &c.Tuning))
+	}
+	if r.pages != nil { // nil if something is wrong with them
+		for _, port := range r.pages.Ports(c.Transport.Ports) {
+			try(web.Listen(ctx, port))
+		}
 	}
 	return errors.Join(wrong...)
 }

@@ -46,6 +46,17 @@ func (r *runningRouter) serve(ctx context.Context, o router.Options) (err error)
 		return err
 	}
 	defer stopMonitor()
+	// The ports come before what is saved: whoever has them is perhaps this router, and
+	// its files are not to be taken from it.
+	listeners, err := router.Listen(ctx, r.found.config.Transport.Ports, keepAlive(&r.found.config))
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, l := range listeners {
+			_ = l.Close() // again, if it was served
+		}
+	}()
 	if r.router, err = router.New(o); err != nil { //nolint:contextcheck // what it restores must not be left half done
 		return err
 	}
@@ -54,11 +65,7 @@ func (r *runningRouter) serve(ctx context.Context, o router.Options) (err error)
 		return errors.Join(err, r.router.Shutdown(ctx))
 	}
 	defer stopOperating()
-	listeners, err := router.Listen(ctx, r.found.config.Transport.Ports, keepAlive(&r.found.config))
-	if err != nil {
-		return errors.Join(err, r.router.Shutdown(ctx))
-	}
-	listeners, stopPages, err := r.startPages(ctx, listeners)
+	shared, stopPages, err := r.startPages(ctx, listeners)
 	if err != nil {
 		return errors.Join(err, r.router.Shutdown(ctx))
 	}
@@ -68,7 +75,7 @@ func (r *runningRouter) serve(ctx context.Context, o router.Options) (err error)
 	defer stop(nil)
 	var serving sync.WaitGroup
 	r.state.Serve()
-	for _, l := range listeners {
+	for _, l := range shared {
 		r.log.LogAttrs(ctx, slog.LevelInfo, "serving", slog.String("address", l.Addr().String()), slog.String("identity", r.found.certs.Identity.String()))
 		serving.Go(func() {
 			if err := r.router.Serve(ctx, l); err != nil {

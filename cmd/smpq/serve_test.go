@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -26,6 +27,7 @@ import (
 	"github.com/smpq/smpq/internal/auth"
 	"github.com/smpq/smpq/internal/certs"
 	"github.com/smpq/smpq/internal/client"
+	"github.com/smpq/smpq/internal/ntflog"
 	"github.com/smpq/smpq/internal/pgtest"
 	"github.com/smpq/smpq/internal/schema"
 	"github.com/smpq/smpq/internal/smp"
@@ -181,22 +183,15 @@ func mustOK(t testing.TB, c *client.Client, r client.Request) {
 	must(t, err)
 }
 
-// waiting subscribes to the queue, acknowledges its messages, and returns how many
-// there are.
+// waiting subscribes to a queue that has messages, acknowledges them, and returns how
+// many there are.
 func (b box) waiting(t testing.TB, c *client.Client) (n int) {
 	t.Helper()
 	_, err := c.Do(t.Context(), client.Request{Entity: b.recipient, Key: b.key, Command: &smp.SUB{}})
 	must(t, err)
-	// What is sent before the answer to PING comes before it.
-	_, err = client.As[*smp.PONG](c.Do(t.Context(), client.Request{Command: &smp.PING{}}))
+	e := <-c.Events() // the first message may come later than the answer
+	message, err := client.As[*smp.MSG](e.Response, e.Err)
 	must(t, err)
-	var message *smp.MSG
-	select {
-	case e := <-c.Events():
-		message, err = client.As[*smp.MSG](e.Response, e.Err)
-		must(t, err)
-	default:
-	}
 	for message != nil {
 		n++
 		r, err := c.Do(t.Context(), client.Request{Entity: b.recipient, Key: b.key, Command: &smp.ACK{MsgID: message.MsgID}})
@@ -353,6 +348,25 @@ func TestServeStops(t *testing.T) {
 	}
 }
 
+// Who starts a router twice by mistake takes nothing from the one that runs: the
+// notifications that are saved stay where they are.
+func TestServeTwice(t *testing.T) {
+	t.Parallel()
+	site := newPlace(t)
+	busy, err := new(net.ListenConfig).Listen(t.Context(), "tcp", ":0")
+	must(t, err)
+	defer busy.Close()
+	must(t, os.WriteFile(site.file(ntflog.Name), nil, 0o600))
+	port := strconv.Itoa(busy.Addr().(*net.TCPAddr).Port)
+	smpq(t, site.args("--set", "TRANSPORT.port="+port)...).expect(t, 1, "smpq: listen on port "+port+": ")
+	if _, err := os.Stat(site.file(ntflog.Name)); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(site.file(ntflog.Name) + ".bak"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("notifications were restored: %v", err)
+	}
+}
+
 // A second signal ends it at once, whatever is under way.
 func TestServeStopsAtOnce(t *testing.T) {
 	t.Parallel()
@@ -455,6 +469,11 @@ func TestServeCheck(t *testing.T) {
 	check("--set", "TRANSPORT.port="+port).expect(t, 1, "smpq: listen on port "+port+": listen tcp :"+port+": bind: address already in use\n")
 	check("--set", "monitor_address=127.0.0.1:"+port).expect(t, 1, "smpq: monitor_address: listen tcp 127.0.0.1:"+port+": bind: address already in use\n")
 	check("--set", "TRANSPORT.control_port="+port, "--set", "AUTH.control_port_admin_password=x").expect(t, 1, "bind: address already in use\n")
+	pages := func(key string) []string {
+		return []string{"--set", "WEB.static_path=" + filepath.Join(t.TempDir(), "www"), "--set", "WEB." + key + "=" + port}
+	}
+	check(pages("http")...).expect(t, 1, "smpq: web pages: listen tcp :"+port+": bind: address already in use\n")
+	check("--set", "WEB.http="+port).expect(t, 0, "all is well") // without a folder there are no pages
 	check("--set", "monitor_address=0.0.0.0:0").expect(t, 1, "smpq: monitor_address: 0.0.0.0:0: others can reach this address, and nobody is asked who he is: set monitor_public to on if that is wanted\n")
 	check("--set", "monitor_address=0.0.0.0:0", "--set", "monitor_public=on").expect(t, 0, "all is well")
 	check("--set", "monitor_address=here").expect(t, 1, "[SMPQ] monitor_address: is not an address to listen on, such as 127.0.0.1:5226")

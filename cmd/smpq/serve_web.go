@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net"
 
@@ -17,13 +16,10 @@ func (s *serveCommand) makePages(_ context.Context, r *foundRouter) (err error) 
 }
 
 // startPages serves the web pages. It returns the listeners that the router is to use
-// instead of its own, which are closed if it fails.
+// instead of its own.
 func (r *runningRouter) startPages(ctx context.Context, listeners []net.Listener) (_ []net.Listener, stop func(), err error) {
 	shared, err := r.found.pages.Start(ctx, listeners)
 	if err != nil {
-		for _, l := range listeners {
-			err = errors.Join(err, l.Close())
-		}
 		return nil, nil, err
 	}
 	return shared, func() {

@@ -327,6 +327,31 @@ func TestLostConnections(t *testing.T) {
 	c.deleted(t)
 }
 
+// When no connection is left, there is nothing to wait for, and the report says why.
+func TestRunLost(t *testing.T) {
+	c := new(census)
+	router, o := start(t, c, smp.VersionRange{})
+	acknowledged := make(chan struct{})
+	c.after = func(tag string, n int) (smp.Response, bool) {
+		if tag == "ACK" && n == 10 {
+			close(acknowledged)
+		}
+		return nil, false
+	}
+	go func() {
+		<-acknowledged
+		router.Disconnect()
+	}()
+	r, err := Run(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Interrupted || len(r.Errors) == 0 {
+		t.Errorf("%+v", r)
+	}
+	c.deleted(t)
+}
+
 // When the queues cannot be made, those that are there are deleted, and an interrupt
 // leaves none either.
 func TestOpenFails(t *testing.T) {

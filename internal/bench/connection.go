@@ -244,6 +244,9 @@ func (c *connection) receive(queues map[smp.EntityID]*mailbox, arrived chan<- ar
 	if err := c.client.Err(); l.ctx.Err() == nil && !errors.Is(err, client.ErrClosed) {
 		l.fail("a connection was lost: " + reason(err))
 	}
+	if l.alive.Add(-1) == 0 {
+		close(l.lost)
+	}
 }
 
 // unexpected says what an event is that no router should send here.

@@ -54,6 +54,8 @@ type Load struct {
 	stopping context.Context // ends the sending; set by Start, as is stop
 	stop     context.CancelFunc
 	origin   time.Time
+	alive    atomic.Int64  // connections that are not lost
+	lost     chan struct{} // closed when all are
 
 	mu     sync.Mutex // guards what follows
 	taken  time.Time  // when figures was begun
@@ -89,7 +91,7 @@ func dial(ctx context.Context, o Options) (*Load, error) {
 	if o.Size == 0 {
 		o.Size = FullMessage
 	}
-	l := &Load{o: o, body: make([]byte, o.Size), conns: make([]*connection, o.Connections), origin: time.Now(), figure: newFigures()}
+	l := &Load{o: o, body: make([]byte, o.Size), conns: make([]*connection, o.Connections), origin: time.Now(), lost: make(chan struct{}), figure: newFigures()}
 	_, _ = rand.Read(l.body) // it never fails
 	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	o.Progress.Phase("connecting", int64(o.Connections), "connections")
@@ -151,6 +153,7 @@ func (l *Load) sendOne(ctx context.Context) error {
 // start begins to send, as many messages from each connection; 0: any number.
 func (l *Load) start(messages int64) {
 	l.stopping, l.stop = context.WithCancel(l.ctx)
+	l.alive.Store(int64(len(l.conns)))
 	for _, c := range l.conns {
 		queues := make(map[smp.EntityID]*mailbox, len(c.inbox))
 		for _, q := range c.inbox {
@@ -184,8 +187,9 @@ func (l *Load) Take() *Figures {
 	return taken
 }
 
-// Stop stops sending, and waits until all messages are delivered and acknowledged, or
-// ctx ends. It returns how many are not.
+// Stop stops sending, and waits until all messages are delivered and acknowledged, but
+// not for those of connections that are lost, or until ctx ends. It returns how many
+// are not.
 func (l *Load) Stop(ctx context.Context) (unfinished int) {
 	l.stop()
 	defer context.AfterFunc(ctx, l.cancel)()
@@ -194,12 +198,14 @@ func (l *Load) Stop(ctx context.Context) (unfinished int) {
 		for _, q := range c.inbox {
 			select {
 			case <-q.idle:
+				continue
+			case <-c.client.Done():
 			case <-l.ctx.Done():
-				select {
-				case <-q.idle:
-				default:
-					unfinished++
-				}
+			}
+			select {
+			case <-q.idle:
+			default:
+				unfinished++
 			}
 		}
 	}

@@ -164,7 +164,7 @@ func sample(ctx context.Context, p Process) (*Sample, error) {
 	return &s, err
 }
 
-// pass lets some time pass. It ends early when ctx does.
+// pass lets some time pass. It ends early when ctx does, or all connections are lost.
 func (l *Load) pass(ctx context.Context, d time.Duration) {
 	end := time.NewTimer(d)
 	defer end.Stop()
@@ -175,6 +175,8 @@ func (l *Load) pass(ctx context.Context, d time.Duration) {
 		case <-end.C:
 			return
 		case <-ctx.Done():
+			return
+		case <-l.lost:
 			return
 		case <-second.C:
 			l.o.Progress.Add(1)

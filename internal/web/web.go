@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/smpq/smpq/internal/config"
@@ -115,11 +116,11 @@ func (s *Server) Start(ctx context.Context, routers []net.Listener) ([]net.Liste
 	}
 	listeners, err := s.listen(ctx, routers)
 	if err == nil {
-		err = s.open()
+		err = s.open(ctx)
 	}
 	if err != nil {
 		closeAll(listeners)
-		return nil, fmt.Errorf("web pages: %w", err)
+		return nil, err
 	}
 	for _, l := range listeners {
 		s.serving.Go(func() {
@@ -166,8 +167,31 @@ func (s *Server) listen(ctx context.Context, routers []net.Listener) (listeners 
 	return listeners, nil
 }
 
-func (s *Server) listenTo(ctx context.Context, port uint16) (net.Listener, error) {
+// Ports returns the ports that the site has for itself, beside those of the router.
+func (s *Server) Ports(routers []uint16) (ports []uint16) {
+	if s.web.StaticPath == "" {
+		return nil
+	}
+	if s.web.HTTP != 0 {
+		ports = append(ports, s.web.HTTP)
+	}
+	if s.web.HTTPS != 0 && !slices.Contains(routers, s.web.HTTPS) {
+		ports = append(ports, s.web.HTTPS)
+	}
+	return ports
+}
+
+// Listen returns a listener for browsers.
+func Listen(ctx context.Context, port uint16) (net.Listener, error) {
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", ":"+strconv.Itoa(int(port)))
+	if err != nil {
+		return nil, fmt.Errorf("web pages: %w", err)
+	}
+	return l, nil
+}
+
+func (s *Server) listenTo(ctx context.Context, port uint16) (net.Listener, error) {
+	l, err := Listen(ctx, port)
 	if err == nil {
 		s.log.LogAttrs(ctx, slog.LevelInfo, "serving web pages", slog.String("address", l.Addr().String()))
 	}
@@ -181,12 +205,18 @@ func closeAll(listeners []net.Listener) {
 }
 
 // open writes the pages and prepares to serve them.
-func (s *Server) open() (err error) {
-	if err = writeSite(s.web.StaticPath, s.files); err != nil {
-		return err
+func (s *Server) open(ctx context.Context) (err error) {
+	err = writeSite(s.web.StaticPath, s.files)
+	switch {
+	case err == nil:
+	case errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT):
+		// The router is to be served all the same, with what pages there are.
+		s.log.LogAttrs(ctx, slog.LevelError, "the web pages cannot be written", slog.Any("error", err))
+	default:
+		return fmt.Errorf("web pages: %w", err)
 	}
 	if s.pages, err = newFileServer(s.web.StaticPath); err != nil {
-		return err
+		return fmt.Errorf("web pages: %w", err)
 	}
 	s.http = &http.Server{
 		Handler: s.pages, ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
