@@ -74,7 +74,8 @@ until grep -q msg=serving serve.log; do
 done
 cat serve.log
 port=$(sed -n 's/.*msg=serving address=.*:\([0-9]*\) identity.*/\1/p' serve.log)
-show smpq probe "smp://$(cat "$demo/router/router/fingerprint")@127.0.0.1:$port"
+password=$(sed -n 's/^create_password = //p' "$demo/router/router/smp-server.ini")
+show smpq probe "smp://$(cat "$demo/router/router/fingerprint"):$password@127.0.0.1:$port"
 kill "$router"
 wait "$router"
 say "That was smpq. The private PostgreSQL and all files of the demo are gone."

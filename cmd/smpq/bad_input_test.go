@@ -308,6 +308,15 @@ func TestWrongPassword(t *testing.T) {
 		r = smpq(t, append(args, "--dsn", dsn)...)
 		r.expect(t, 5, `as "guest" (--dsn): connect: `, hint)
 	}
+	config := filepath.Join(dir, configName)
+	smpq(t, "init", "--host", "localhost", "--config", config, "--yes").expect(t, 0)
+	for _, check := range []string{"--check", "--check=false"} {
+		r := smpq(t, "serve", check, "--config", config, "--set", "TRANSPORT.port=0", "--dsn", dsn+" password=hunter3")
+		r.expect(t, 5, `as "guest" (--dsn): connect: FATAL: password authentication failed`, hint)
+		if strings.Contains(r.stderr, "hunter") {
+			t.Errorf("serve %s: %s", check, r.stderr)
+		}
+	}
 	t.Setenv("PGPASSWORD", "hunter2")
 	smpq(t, "import", "storelog", log, "--dsn", dsn).expect(t, 0, "result          imported")
 }

@@ -20,16 +20,6 @@ import (
 	"github.com/smpq/smpq/internal/msglog"
 )
 
-// The files in which smp-server keeps its data.
-const (
-	storeLogName   = "smp-server-store.log"
-	messageLogName = "smp-server-messages.log"
-	journalName    = "messages"
-)
-
-// stateFolder is the folder of these files.
-func stateFolder() string { return cmp.Or(os.Getenv("SMP_SERVER_LOG_PATH"), "/var/opt/simplex") }
-
 // importAllResult is what import all prints.
 type importAllResult struct {
 	importer.AllResult
@@ -134,7 +124,7 @@ func (a *allImport) open(file *config.File) (files importer.Files, err error) {
 	if err != nil {
 		return files, err
 	}
-	state := cmp.Or(a.state, stateFolder())
+	state := cmp.Or(a.state, serverState())
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, closeFiles(files))

@@ -213,10 +213,7 @@ func (r *newRouter) write() error {
 }
 
 func (r *newRouter) result(secrets bool) initResult {
-	a := smp.RouterAddress{Fingerprint: r.identity, Password: r.config.Auth.CreatePassword, Hosts: r.config.Transport.Hosts}
-	if ports := r.config.Transport.Ports; !slices.Contains(ports, smp.DefaultPort) {
-		a.Port = ports[0]
-	}
+	a := routerAddress(&r.config, r.identity)
 	result := initResult{
 		Config: r.file, Fingerprint: r.identity.String(), Address: a.String(), HasPassword: !a.Password.IsZero(),
 		CAKey: filepath.Join(filepath.Dir(r.file), certs.CAKeyFile),
@@ -228,6 +225,15 @@ func (r *newRouter) result(secrets bool) initResult {
 		result.Files = append(result.Files, f.Name)
 	}
 	return result
+}
+
+// routerAddress returns the address of a router that has hosts.
+func routerAddress(c *config.Router, identity smp.Fingerprint) *smp.RouterAddress {
+	a := &smp.RouterAddress{Fingerprint: identity, Password: c.Auth.CreatePassword, Hosts: c.Transport.Hosts}
+	if ports := c.Transport.Ports; !slices.Contains(ports, smp.DefaultPort) {
+		a.Port = ports[0]
+	}
+	return a
 }
 
 // advise tells what is to be done now.

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/smpq/smpq/internal/admin"
+	"github.com/smpq/smpq/internal/bench"
 	"github.com/smpq/smpq/internal/certs"
 	"github.com/smpq/smpq/internal/compact"
 	"github.com/smpq/smpq/internal/exporter"
@@ -43,6 +44,9 @@ func TestOutputDocument(t *testing.T) {
 		"queue log":                    admin.LogResult{},
 		"address show":                 addressResult{},
 		"probe":                        probeResult{},
+		"bench router":                 benchResult{},
+		"bench soak":                   bench.SoakReport{},
+		"bench memory":                 bench.MemoryReport{},
 		"compact":                      compact.QueueResult{},
 		"compact storelog":             compact.LogResult{},
 		"migrate status, adopt":        stateResult{},

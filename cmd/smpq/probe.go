@@ -71,7 +71,7 @@ certificate expires soon, 2 if a step fails or a critical limit is passed.`,
 			err = errors.Join(err, out.Write(cmd.OutOrStdout(), r, probeTable(r)))
 		}
 		if err == nil && r.Failed > 0 {
-			err = lastFailure(r)
+			err = p.lastFailure(r)
 		}
 		return err
 	}
@@ -198,10 +198,13 @@ func logProbe(ctx context.Context, log *slog.Logger, i int, r *probe.Report) {
 }
 
 // lastFailure returns the error for probes some of which failed.
-func lastFailure(r probeResult) error {
+func (p *probeCommand) lastFailure(r probeResult) error {
 	for _, report := range slices.Backward(r.Probes) {
 		if f := report.Failure; f != nil {
 			err := fmt.Errorf("%s failed (%s): %s", f.Step, f.Kind, f.Reason)
+			if f.Kind == probe.Authorization && f.Step == probe.Create && p.options.Router.Password.IsZero() {
+				err = fmt.Errorf("%w: the router may want a password, and its address has none", err)
+			}
 			if len(r.Probes) > 1 {
 				err = fmt.Errorf("%d of %d probes failed, the last: %w", r.Failed, len(r.Probes), err)
 			}

@@ -133,7 +133,8 @@ an address of the queue or a link to it.
 
 No more queues are blocked in a day (in UTC) than the router's configuration
 allows, which --config names: daily_block_queue_quota, 20 if it says nothing.
-Blocks of this command count, and changes of the reason. --force passes that.
+Only active queues count, also those blocked at the router's control port. Once
+it is used up, no reason is changed either. --force passes that.
 
 Each block is in the log that "smpq queue log" shows. The exit status is 3 if
 some queues could not be blocked.`,

@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
-	"strconv"
-	"sync"
+	"slices"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -19,17 +19,17 @@ import (
 	"github.com/smpq/smpq/internal/certs"
 	"github.com/smpq/smpq/internal/cli"
 	"github.com/smpq/smpq/internal/config"
+	"github.com/smpq/smpq/internal/monitor"
+	"github.com/smpq/smpq/internal/ntflog"
 	"github.com/smpq/smpq/internal/router"
 	"github.com/smpq/smpq/internal/schema"
 	"github.com/smpq/smpq/internal/smp"
 	"github.com/smpq/smpq/internal/store"
 )
 
-// stopTimeout is how long commands may take that are under way when the router stops.
-const stopTimeout = 20 * time.Second
-
 func newServe(console *cli.Console) *cobra.Command {
 	s := serveCommand{console: console}
+	var cacheSize string
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the router",
@@ -41,137 +41,144 @@ Without --config, a router of your own is served, on the private local
 PostgreSQL: what it needs is made in the folder of --data the first time.
 
 It runs until SIGTERM or SIGINT: then it accepts nothing more, finishes what it
-has begun, and ends with status 0. Another signal ends it at once.
+has begun, and ends with status 0. Another signal ends it at once, with status
+130. SIGHUP makes it read its certificates again.
 
---check looks whether all is well, as far as that can be seen without serving.`,
+--check looks whether all is well, as far as that can be seen without serving.
+--maintenance does the work of a start and a stop, and serves nobody: it removes
+old messages, and queues that were deleted long ago.`,
 		Example: `  smpq serve --config /etc/opt/simplex/smp-server.ini
   smpq serve --config /etc/opt/simplex/smp-server.ini --check
-  smpq serve --data ~/router --set TRANSPORT.port=5223`,
+  smpq serve --data ~/router --set TRANSPORT.port=5223
+  smpq serve --data ~/router --set monitor_address=127.0.0.1:5226`,
 		Args: cobra.NoArgs,
 	}
 	s.connection = console.AddConnectionFlags(cmd)
-	s.connection.MayMake()
 	flags := cmd.Flags()
 	flags.BoolVar(&s.check, "check", false, "look whether all is well, and serve nobody")
+	flags.BoolVar(&s.maintenance, "maintenance", false, "remove what is old, and serve nobody")
 	flags.StringArrayVar(&s.settings, "set", nil, "change what the file says by a `setting` such as TRANSPORT.port=443, or queue_quota=256 of the section [SMPQ]")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return s.run(cmd.Context()) }
+	flags.StringVar(&cacheSize, "cache-size", "", "memory for queues that were used lately, a `size` such as 512MiB or 10%; 0 for none (default: that of the file, else 10%)")
+	console.AddLogFlags(cmd)
+	cmd.MarkFlagsMutuallyExclusive("check", "maintenance")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if flags.Changed("cache-size") {
+			s.settings = append(s.settings, "cache_size="+cacheSize)
+		}
+		return endAtOnce(cmd.Context(), s.run)
+	}
 	return cmd
 }
 
 type serveCommand struct {
-	console    *cli.Console
-	connection *cli.Connection
-	settings   []string
-	check      bool
+	console     *cli.Console
+	connection  *cli.Connection
+	settings    []string
+	check       bool
+	maintenance bool
+}
+
+// sameSignal is within what time two signals are taken for one: some programs send
+// them to a process and then to its group as well.
+const sameSignal = 250 * time.Millisecond
+
+// endAtOnce does work that the first signal ends in order, by way of ctx. At the
+// second one it returns though the work goes on: the process is to end.
+func endAtOnce(ctx context.Context, work func(context.Context) error) error {
+	signals := slices.DeleteFunc([]os.Signal{syscall.SIGINT, syscall.SIGTERM}, signal.Ignored)
+	came := make(chan os.Signal, 1)
+	if len(signals) > 0 { // none would mean all
+		signal.Notify(came, signals...)
+		defer signal.Stop(came)
+	}
+	done := make(chan error, 1)
+	go func() { done <- work(ctx) }()
+	var first time.Time
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-came:
+		}
+		switch now := time.Now(); {
+		case first.IsZero():
+			first = now
+		case now.Sub(first) > sameSignal:
+			return fmt.Errorf("not all that was begun is finished: %w", cli.ErrInterrupted)
+		}
+	}
 }
 
 func (s *serveCommand) run(ctx context.Context) (err error) {
+	if !s.check {
+		s.connection.MayMake()
+	}
 	target, err := s.connection.Open(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, target.Close(ctx)) }()
-	name, file, err := s.file(ctx, target)
+	r, err := s.find(ctx, target)
 	if err != nil {
 		return err
 	}
-	c, err := s.configuration(ctx, name, file)
-	if err != nil {
+	if err := s.examine(ctx, r); err != nil {
 		return err
 	}
-	loaded, err := certs.Load(filepath.Dir(name), time.Now())
+	if s.check {
+		s.console.Log().LogAttrs(ctx, slog.LevelInfo, "all is well",
+			slog.String("identity", r.certs.Identity.String()), slog.String("database", target.String()))
+		return nil
+	}
+	return s.work(ctx, r)
+}
+
+// examine reads the certificates and looks at all else that a router needs. With
+// --check, the error joins all that is wrong.
+func (s *serveCommand) examine(ctx context.Context, r *foundRouter) error {
+	var wrong []error
+	for _, look := range []func(context.Context, *foundRouter) error{s.readCertificates, s.makePages, s.prepare, s.tryPorts} {
+		if err := look(ctx, r); err != nil {
+			wrong = append(wrong, err)
+			if !s.check || ctx.Err() != nil {
+				break
+			}
+		}
+	}
+	return errors.Join(wrong...)
+}
+
+// readCertificates loads the certificates, and tells what an operator should know of
+// them.
+func (s *serveCommand) readCertificates(ctx context.Context, r *foundRouter) error {
+	loaded, err := certs.Load(filepath.Dir(r.file), time.Now())
 	if err != nil {
-		return certHint(err, name)
+		return certHint(err, r.file)
 	}
 	for _, warning := range loaded.Warnings {
 		s.console.Log().LogAttrs(ctx, slog.LevelWarn, warning)
 	}
-	database := store.Config{DSN: target.DSN, Schema: target.Schema, Application: "smpq serve"}
-	if err := s.prepare(ctx, database, target); err != nil {
-		return fmt.Errorf("%s: %w", target, err)
-	}
-	if s.check {
-		s.console.Log().LogAttrs(ctx, slog.LevelInfo, "all is well", slog.String("identity", loaded.Identity.String()), slog.String("database", target.String()))
-		return nil
-	}
-	queues, err := store.Open(ctx, store.Options{
-		Config: database, Log: s.console.Log(), CacheSize: cacheSize, Quota: c.Tuning.QueueQuota, Connections: c.StoreLog.DBPoolSize,
-	})
-	if err != nil {
-		return fmt.Errorf("%s: %w", target, err)
-	}
-	defer queues.Close()
-	return s.serve(ctx, &c, loaded, queues)
-}
-
-// cacheSize is the memory in bytes for queues that are kept.
-const cacheSize = 256 << 20
-
-// file returns the configuration file, which is made if there is no --config.
-func (s *serveCommand) file(ctx context.Context, target *cli.Target) (name string, _ *config.File, err error) {
-	if target.Config != nil {
-		return s.connection.ConfigFile(), target.Config, nil
-	}
-	folder, err := s.connection.DataFolder()
-	if err != nil {
-		return "", nil, err
-	}
-	name = filepath.Join(folder, "router", configName)
-	if _, err := os.Lstat(name); errors.Is(err, fs.ErrNotExist) {
-		if err := s.makeRouter(ctx, name); err != nil {
-			return "", nil, err
-		}
-	}
-	file, err := config.Load(name)
-	return name, file, err
-}
-
-// makeRouter sets up a router for this machine.
-func (s *serveCommand) makeRouter(ctx context.Context, name string) error {
-	host, err := os.Hostname()
-	if err == nil {
-		_, err = smp.ParseHost(host)
-	}
-	if err != nil {
-		host = "localhost"
-	}
-	r := newRouter{file: name, settings: []string{"TRANSPORT.host=" + host, "TRANSPORT.port=" + strconv.Itoa(smp.DefaultPort)}}
-	if err := r.prepare(time.Now()); err != nil {
-		return err
-	}
-	if err := r.write(); err != nil {
-		return err
-	}
-	s.console.Log().LogAttrs(ctx, slog.LevelInfo, "a router was set up", slog.String("config", name), slog.String("address", r.result(false).Address))
+	r.certs = loaded
 	return nil
 }
 
-// configuration reads what the router is to be like.
-func (s *serveCommand) configuration(ctx context.Context, name string, file *config.File) (config.Router, error) {
-	c, warnings, err := config.Sources{File: file, Environ: os.Environ(), Set: s.settings}.Router()
-	for _, warning := range warnings {
-		s.console.Log().LogAttrs(ctx, slog.LevelWarn, warning)
-	}
+// prepare looks at the schema. The private PostgreSQL gets one.
+func (s *serveCommand) prepare(ctx context.Context, r *foundRouter) error {
+	err := s.prepareSchema(ctx, r)
 	if err != nil {
-		return c, err
+		return fmt.Errorf("%s: %w", r.target, err)
 	}
-	if c.StoreLog.StoreQueues != config.Database || c.StoreLog.StoreMessages != config.Database {
-		return c, fmt.Errorf("%s: smpq serves queues and messages from PostgreSQL only, these are kept in %s and %s\n"+
-			"This brings the queues into the database: smpq import storelog FILE --config %s\n"+
-			"Then set store_queues and store_messages to %s", name, c.StoreLog.StoreQueues, c.StoreLog.StoreMessages, name, config.Database)
-	}
-	return c, nil
+	return nil
 }
 
-// prepare looks at the schema. The private PostgreSQL gets one.
-func (s *serveCommand) prepare(ctx context.Context, database store.Config, target *cli.Target) error {
-	conn, err := store.Connect(ctx, database)
+func (s *serveCommand) prepareSchema(ctx context.Context, r *foundRouter) error {
+	conn, err := store.Connect(ctx, r.database())
 	if err != nil {
 		return err
 	}
-	found, err := store.OpenSchema(ctx, conn, database.Schema)
-	if errors.Is(err, schema.ErrMissing) && target.Config == nil && !s.check {
-		found, err = makeSchema(ctx, conn, database.Schema)
+	found, err := store.OpenSchema(ctx, conn, r.target.Schema)
+	if errors.Is(err, schema.ErrMissing) && r.private && !s.check {
+		found, err = makeSchema(ctx, conn, r.target.Schema)
 	}
 	if err == nil && !found.HasMessages() {
 		err = fmt.Errorf("schema %s has version %s, which has no messages; run smpq migrate up first", found.Name, found.Version)
@@ -187,72 +194,117 @@ func makeSchema(ctx context.Context, conn *pgx.Conn, name string) (store.Schema,
 	return store.OpenSchema(ctx, conn, name)
 }
 
-// serve serves clients until ctx ends.
-func (s *serveCommand) serve(ctx context.Context, c *config.Router, loaded certs.Loaded, queues *store.Store) error {
-	r, err := router.New(routerOptions(c, loaded, queues, s.console.Log()))
+// unknownMemory stands for the memory of a machine that does not tell how much it
+// has.
+const unknownMemory = 2 << 30
+
+// work opens the store and serves, or does what is to be done without clients.
+func (s *serveCommand) work(ctx context.Context, r *foundRouter) error {
+	limit := cli.NewLogLimit(s.console.Log().Handler())
+	defer runBeside(context.WithoutCancel(ctx), limit.Run)()
+	log := slog.New(limit)
+	memory := monitor.Memory()
+	if memory == 0 {
+		memory = unknownMemory
+	}
+	options := store.Options{
+		Config: r.database(), Log: log, CacheSize: r.config.Tuning.CacheSize.Of(memory), Quota: r.config.Tuning.QueueQuota,
+		Connections: r.config.StoreLog.DBPoolSize, Pooled: r.config.Tuning.DBPooled,
+	}
+	if r.config.StoreLog.DBStoreLog {
+		options.StoreLog = r.state(storeLogName)
+	}
+	queues, err := store.Open(ctx, options)
+	if err != nil {
+		return fmt.Errorf("%s: %w", r.target, err)
+	}
+	defer queues.Close()
+	o := routerOptions(r, queues, log)
+	if s.maintenance {
+		return maintain(ctx, o)
+	}
+	running := &runningRouter{found: r, queues: queues, limit: limit, log: log}
+	return running.serve(ctx, o)
+}
+
+// runBeside starts what runs until its context ends. The function that it returns
+// ends it, and waits for it.
+func runBeside(ctx context.Context, run func(context.Context)) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		run(ctx)
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// maintain does the work of a start and a stop.
+func maintain(ctx context.Context, o router.Options) error {
+	o.ExpireOnStart = false
+	r, err := router.New(o) //nolint:contextcheck // what it restores must not be left half done
 	if err != nil {
 		return err
 	}
-	listeners, err := listen(ctx, c.Transport.Ports)
-	if err != nil {
-		return errors.Join(err, r.Shutdown(ctx))
-	}
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	var serving sync.WaitGroup
-	for _, l := range listeners {
-		s.console.Log().LogAttrs(ctx, slog.LevelInfo, "serving", slog.String("address", l.Addr().String()), slog.String("identity", loaded.Identity.String()))
-		serving.Go(func() {
-			if err := r.Serve(ctx, l); err != nil {
-				stop(err)
-			}
-		})
-	}
-	<-ctx.Done()
-	s.console.Log().LogAttrs(ctx, slog.LevelInfo, "stopping")
-	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	err = r.Expire(ctx)
+	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
-	err = r.Shutdown(limited)
-	serving.Wait()
-	if cause := context.Cause(ctx); !errors.Is(cause, cli.ErrInterrupted) && !errors.Is(cause, context.Canceled) {
-		err = errors.Join(cause, err)
-	}
-	return err
-}
-
-// listen returns listeners for all addresses of the machine.
-func listen(ctx context.Context, ports []uint16) (listeners []net.Listener, err error) {
-	var lc net.ListenConfig
-	for _, port := range ports {
-		l, err := lc.Listen(ctx, "tcp", ":"+strconv.Itoa(int(port)))
-		if err != nil {
-			for _, l := range listeners {
-				_ = l.Close()
-			}
-			return nil, err
-		}
-		listeners = append(listeners, l)
-	}
-	return listeners, nil
+	return errors.Join(err, r.Shutdown(stopping))
 }
 
 // routerOptions returns what the configuration says of the router.
-func routerOptions(c *config.Router, loaded certs.Loaded, queues *store.Store, log *slog.Logger) router.Options {
+func routerOptions(found *foundRouter, queues *store.Store, log *slog.Logger) router.Options {
+	c, t := &found.config, &found.config.Tuning
 	o := router.Options{
-		Store: queues, Credentials: loaded.Credentials, Versions: c.Tuning.Versions, Log: log,
+		Store: queues, Credentials: found.certs.Credentials, Versions: t.Versions, Log: log, LogTLSErrors: c.Transport.LogTLSErrors,
 		Password: c.Auth.CreatePassword, NoNewQueues: !c.Auth.NewQueues, NoServices: !c.Transport.AcceptServiceCredentials,
-		IDAttempts: c.Tuning.IDAttempts, MessageTTL: c.StoreLog.ExpireMessages, DeletedTTL: c.StoreLog.DBDeletedTTL,
-		ExpireInterval: c.Tuning.ExpireInterval, ExpireOnSend: c.StoreLog.ExpireMessagesOnSend,
-		EndInterval: c.Tuning.EndInterval, NotifyInterval: c.Tuning.NotificationInterval, NotificationTTL: c.StoreLog.ExpireNotifications,
-		Proxy: router.ProxyOptions{
-			Disabled: !c.Tuning.ProxyRole, Concurrency: c.Proxy.ClientConcurrency,
-			ConnectTimeout: c.Tuning.ProxyConnectTimeout, ResponseTimeout: c.Tuning.ProxyResponseTimeout, ErrorMemory: c.Tuning.ProxyErrorTTL,
-			Socks: c.Proxy.SOCKS.Address(), PreferOnion: c.Proxy.PreferOnion, RequirePreferred: c.Proxy.RequiredHostMode,
-			OwnDomains: c.Proxy.OwnServerDomains,
-		},
+		IDAttempts: t.IDAttempts, MessageTTL: c.StoreLog.ExpireMessages, DeletedTTL: c.StoreLog.DBDeletedTTL,
+		ExpireInterval: t.ExpireInterval, ExpireOnSend: c.StoreLog.ExpireMessagesOnSend, ExpireOnStart: c.StoreLog.ExpireMessagesStart,
+		Output: t.SendQueue * smp.BlockSize, Limits: limits(t),
+		TLSTimeout: t.TLSTimeout, HandshakeTimeout: t.HandshakeTimeout, BlockTimeout: t.BlockTimeout, CloseTimeout: t.CloseTimeout,
+		EndInterval: t.EndInterval, NotifyInterval: t.NotificationInterval, NotificationTTL: c.StoreLog.ExpireNotifications,
+		NotificationExpireInterval: t.NotificationExpireInterval, ExpireBatch: t.ExpireBatch,
+		Proxy: proxyOptions(c),
+	}
+	if c.StoreLog.RestoreMessages {
+		o.NotificationLog = found.state(ntflog.Name)
 	}
 	if c.InactiveClients.Disconnect {
 		o.InactiveTTL, o.InactiveCheck = c.InactiveClients.TTL, c.InactiveClients.CheckInterval
 	}
 	return o
+}
+
+// limits returns what the configuration says against those who use too much.
+func limits(t *config.Tuning) router.Limits {
+	return router.Limits{
+		Connections: t.MaxConnections, ConnectionsPerAddress: t.MaxConnectionsPerAddress, Commands: t.MaxCommands,
+		Handshakes: router.Rate(t.HandshakeRate), HandshakesPerAddress: router.Rate(t.HandshakeRatePerAddress),
+		NewQueues: router.Rate(t.NewQueueRate), NewQueuesPerClient: router.Rate(t.NewQueueRatePerClient),
+	}
+}
+
+// proxyOptions returns what the configuration says of the proxy role.
+func proxyOptions(c *config.Router) router.ProxyOptions {
+	socks := c.Proxy.SOCKS
+	return router.ProxyOptions{
+		Disabled: !c.Tuning.ProxyRole, Concurrency: c.Proxy.ClientConcurrency,
+		ConnectTimeout: c.Tuning.ProxyConnectTimeout, ResponseTimeout: c.Tuning.ProxyResponseTimeout, ErrorMemory: c.Tuning.ProxyErrorTTL,
+		Socks: socks.Address(), SocksAlways: c.Proxy.SOCKSAlways, SocksUser: socks.User, SocksPassword: socks.Password(), SocksIsolate: socks.Isolate,
+		PreferOnion: c.Proxy.PreferOnion, RequirePreferred: c.Proxy.RequiredHostMode, OwnDomains: c.Proxy.OwnServerDomains,
+		Deny: c.Tuning.ProxyDeny, MaxRelays: c.Tuning.ProxyMaxRelays,
+		SendQueue: c.Tuning.ProxySendQueue, EventQueue: c.Tuning.ProxyEventQueue,
+		CheckInterval: c.Tuning.ProxyCheckInterval, MaxTimeouts: c.Tuning.ProxyMaxTimeouts, MaxSilence: c.Tuning.ProxyMaxSilence,
+		KeepAlive: net.KeepAliveConfig{
+			Enable: true, Idle: c.Tuning.ProxyKeepaliveIdle, Interval: c.Tuning.ProxyKeepaliveInterval, Count: c.Tuning.ProxyKeepaliveCount,
+		},
+	}
+}
+
+// keepAlive says when TCP finds the connection of a client to be dead.
+func keepAlive(c *config.Router) net.KeepAliveConfig {
+	return net.KeepAliveConfig{Enable: true, Idle: c.Tuning.KeepaliveIdle, Interval: c.Tuning.KeepaliveInterval, Count: c.Tuning.KeepaliveCount}
 }

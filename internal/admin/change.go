@@ -51,8 +51,8 @@ type Options struct {
 	By        []store.By     // of which party the ids are; none: of any
 	DryRun    bool           // look only, change nothing
 
-	// Quota is how many queues administrators may block in one day, in UTC. 0: any
-	// number; negative: none.
+	// Quota is how many active queues administrators may block in one day, in UTC. Then
+	// they change no reason either. 0: any number; negative: none.
 	Quota int64
 
 	Who      string // who does it, for the log of administrative changes
@@ -131,7 +131,7 @@ type changing struct {
 	schema  store.Schema
 	store   *store.Store // nil: nothing is to be changed
 	o       Options
-	blocked int64 // queues, today, before this
+	blocked int64 // active queues, today
 	result  Result
 }
 
@@ -177,6 +177,9 @@ func (c *changing) change(ctx context.Context, subject Subject) (Outcome, error)
 	}
 	if out.Reason == "" {
 		out.Result = c.o.Operation.done()
+		if c.o.Operation == Block && out.Was == queue.Active.String() {
+			c.blocked++
+		}
 	}
 	return out, nil
 }
@@ -193,7 +196,7 @@ func (c *changing) judge(status queue.Status, deleted bool) (result, reason stri
 			return Unchanged, "blocked like this already"
 		case c.o.Quota < 0:
 			return Rejected, "the router's configuration does not allow to block queues"
-		case c.o.Quota > 0 && c.blocked+c.result.Changed >= c.o.Quota:
+		case c.o.Quota > 0 && c.blocked >= c.o.Quota:
 			return Rejected, fmt.Sprintf("the quota of %d queues a day is used up", c.o.Quota)
 		}
 	case Unblock:

@@ -228,6 +228,23 @@ func lookAndRename(from, to string) error {
 	return os.Rename(from, to)
 }
 
+// AsideSuffix ends the second name that [SetAside] gives a file.
+const AsideSuffix = ".bak"
+
+// SetAside gives a file that was read a second name, in the place of a file that has it.
+// So the file is there under its own name until its successor takes its place. Where a
+// file can have but one name, it loses its own.
+func SetAside(name string) error {
+	other := name + AsideSuffix
+	if err := os.Remove(other); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if os.Link(name, other) == nil {
+		return nil
+	}
+	return os.Rename(name, other)
+}
+
 // SyncFolder brings the names in a folder to the disk.
 func SyncFolder(name string) error {
 	folder, err := os.Open(name) //nolint:gosec // the folder of a file that was asked for

@@ -193,6 +193,24 @@ func TestChownLike(t *testing.T) {
 	}
 }
 
+// A file that is set aside is there by both names, and the second goes to the next.
+func TestSetAside(t *testing.T) {
+	dir := t.TempDir()
+	name := filepath.Join(dir, "a")
+	write(t, name, "one")
+	must(t, SetAside(name))
+	expect(t, dir, "a=one", "a.bak=one")
+	f := create(t, name, "two")
+	must(t, f.Replace())
+	must(t, f.Close())
+	expect(t, dir, "a=two", "a.bak=one")
+	must(t, SetAside(name))
+	expect(t, dir, "a=two", "a.bak=two")
+	if err := SetAside(filepath.Join(dir, "none")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("what is not there: %v", err)
+	}
+}
+
 // Each way to rename does it, and overwrites nothing.
 func TestRenameNew(t *testing.T) {
 	for i, rename := range []func(from, to string) error{renameNoReplace, linkAndRemove, lookAndRename, RenameNew} {

@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/cloudflare/circl/sign/ed448"
 
@@ -75,8 +76,32 @@ type ServiceSigner struct {
 	Key      PrivateKey
 }
 
-// A Signer authorizes commands of one session, on the client's side. Its methods
-// must not be called at the same time.
+// A scratch is memory for what is signed, which can be as large as a block. Sessions
+// have none of their own, as most of them are idle most of the time.
+type scratch struct {
+	all    []byte // what is signed, behind the fingerprint of the service if there is one
+	prefix int    // the length of the fingerprint
+}
+
+var scratches = sync.Pool{New: func() any { return new(scratch) }}
+
+// signedBytes returns what is signed of t in a session. The caller must return it to
+// scratches.
+func signedBytes(t *smp.Transmission, session smp.Short, service *smp.Fingerprint) *scratch {
+	s, _ := scratches.Get().(*scratch)
+	s.all = s.all[:0]
+	if service != nil {
+		s.all = append(s.all, service.Bytes()...)
+	}
+	s.prefix = len(s.all)
+	s.all = t.AppendSigned(s.all, session)
+	return s
+}
+
+// signed returns what is signed for the party alone.
+func (s *scratch) signed() []byte { return s.all[s.prefix:] }
+
+// A Signer authorizes commands of one session, on the client's side.
 type Signer struct {
 	// Session is the identifier of the session.
 	Session smp.Short
@@ -85,14 +110,18 @@ type Signer struct {
 	Router smp.PublicKey
 	// Service is nil in ordinary sessions.
 	Service *ServiceSigner
-
-	scratch []byte
 }
 
 // Authorize sets Auth and ServiceAuth of t, all other parts of which must be
 // complete. The rule ByService needs no key.
 func (s *Signer) Authorize(t *smp.Transmission, rule Rule, key PrivateKey) error {
-	signed, hashed := s.signed(t)
+	var service *smp.Fingerprint
+	if s.Service != nil {
+		service = &s.Service.CertHash
+	}
+	mem := signedBytes(t, s.Session, service)
+	defer scratches.Put(mem)
+	signed, hashed := mem.signed(), mem.all
 	var auth, second []byte
 	var err error
 	switch {
@@ -119,18 +148,6 @@ func (s *Signer) Authorize(t *smp.Transmission, rule Rule, key PrivateKey) error
 	return nil
 }
 
-// signed returns what is authorized, alone and behind the fingerprint of the
-// service.
-func (s *Signer) signed(t *smp.Transmission) (signed, hashed []byte) {
-	s.scratch = s.scratch[:0]
-	if s.Service != nil {
-		s.scratch = append(s.scratch, s.Service.CertHash.Bytes()...)
-	}
-	prefix := len(s.scratch)
-	s.scratch = t.AppendSigned(s.scratch, s.Session)
-	return s.scratch[prefix:], s.scratch
-}
-
 func (s *Signer) authorize(key PrivateKey, corrID smp.Short, signed []byte) ([]byte, error) {
 	if key.Public().Algorithm() != smp.X25519 {
 		return key.Sign(nil, signed)
@@ -143,13 +160,11 @@ func (s *Signer) authorize(key PrivateKey, corrID smp.Short, signed []byte) ([]b
 	return NewBox(secret).Seal(nil, NonceOf(corrID.Bytes()), hash[:]), nil
 }
 
-// A Verifier checks the authorizations of one session, on the router's side. Its
-// methods must not be called at the same time.
+// A Verifier checks the authorizations of one session, on the router's side.
 type Verifier struct {
 	session smp.Short
 	key     PrivateKey
 	service *ServiceIdentity
-	scratch []byte
 }
 
 // NewVerifier returns the Verifier of the session with the given identifier and
@@ -178,13 +193,13 @@ func (v *Verifier) Verify(t *smp.Transmission, rule Rule, keys ...smp.PublicKey)
 	case algorithm == 0:
 		return ErrAuth
 	}
-	v.scratch = v.scratch[:0]
+	var service *smp.Fingerprint
 	if v.service != nil {
-		v.scratch = append(v.scratch, v.service.CertHash.Bytes()...)
+		service = &v.service.CertHash
 	}
-	prefix := len(v.scratch)
-	v.scratch = t.AppendSigned(v.scratch, v.session)
-	signed := v.scratch[prefix:]
+	mem := signedBytes(t, v.session, service)
+	defer scratches.Put(mem)
+	signed := mem.signed()
 
 	second := t.ServiceAuth.IsEmpty()
 	switch {
@@ -195,7 +210,7 @@ func (v *Verifier) Verify(t *smp.Transmission, rule Rule, keys ...smp.PublicKey)
 		return nil
 	case rule == ByPartyAndService && v.service != nil:
 		second = verify(v.service.Key, signed, t.ServiceAuth.Bytes())
-		signed = v.scratch
+		signed = mem.all
 	}
 	first := v.verifyParty(t, algorithm, signed, keys)
 	switch {

@@ -182,7 +182,7 @@ func (o *Connection) startPrivate(ctx context.Context, t *Target, folder string)
 	if !o.mayMake {
 		status, err := pglocal.Inspect(ctx, home)
 		if err == nil && status.State == pglocal.NotMade {
-			err = fmt.Errorf("no private PostgreSQL in %s (%s): name a database with --dsn or --config, or make this one by an import", folder, t.Source)
+			err = fmt.Errorf("no private PostgreSQL in %s (%s): name a database with --dsn or --config, or have this one made by smpq import or smpq serve", folder, t.Source)
 		}
 		if err != nil {
 			return WithCode(ExitUnavailable, err)

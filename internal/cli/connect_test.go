@@ -218,7 +218,7 @@ func TestConnectionPrivate(t *testing.T) {
 	t.Setenv("PGHOST", "nosuch")
 	data := openFolder(t)
 	_, _, err := target(t, "--data", data)
-	if want := "no private PostgreSQL in " + data + " (--data): name a database with --dsn or --config, or make this one by an import"; text(err) != want || cli.ExitCode(err) != cli.ExitUnavailable {
+	if want := "no private PostgreSQL in " + data + " (--data): name a database with --dsn or --config, or have this one made by smpq import or smpq serve"; text(err) != want || cli.ExitCode(err) != cli.ExitUnavailable {
 		t.Errorf("before there is one: %v", err)
 	}
 	if files, err := os.ReadDir(data); err != nil || len(files) > 0 {

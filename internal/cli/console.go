@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"io"
 	"log/slog"
 	"os"
@@ -17,7 +18,9 @@ type Console struct {
 	err *errorStream
 	log *slog.Logger
 
-	quiet, verbose bool // set while flags are parsed, then read-only
+	// Set while flags are parsed, then read-only.
+	quiet, verbose bool
+	level          logLevel // of --log-level
 }
 
 // NewConsole returns a console on two of the process's streams. They may be
@@ -31,6 +34,68 @@ func NewConsole(stdin io.Reader, stderr io.Writer) *Console {
 	return c
 }
 
+// AddLogFlags adds the flags that say what the log is like to a command that runs
+// for long.
+func (c *Console) AddLogFlags(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.Var((*logFormat)(c), "log-format", "`form` of the log: text or json (default text)")
+	flags.Var(&c.level, "log-level", "the lowest `level` that is logged, whatever else is said: debug, info, warn or error (default info)")
+	for name, words := range map[string][]string{"log-format": {"text", "json"}, "log-level": {"debug", "info", "warn", "error"}} {
+		_ = cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)) // it is the first
+	}
+}
+
+// A logFormat is a console whose log can be had in another form.
+type logFormat Console
+
+// Set implements pflag.Value.
+func (f *logFormat) Set(text string) error {
+	switch text {
+	case "text":
+	case "json":
+		f.log = slog.New(slog.NewJSONHandler(f.err, &slog.HandlerOptions{Level: (*Console)(f)}))
+	default:
+		return errors.New("want text or json")
+	}
+	return nil
+}
+
+// String implements pflag.Value.
+func (*logFormat) String() string { return "" }
+
+// Type implements pflag.Value.
+func (*logFormat) Type() string { return "form" }
+
+// A logLevel is the level of --log-level, if there is one.
+type logLevel struct {
+	level slog.Level
+	given bool
+}
+
+// Set implements pflag.Value. It takes the levels of smp-server as well.
+func (l *logLevel) Set(text string) error {
+	switch text {
+	case "debug", "trace":
+		l.level = slog.LevelDebug
+	case "info", "note":
+		l.level = slog.LevelInfo
+	case "warn":
+		l.level = slog.LevelWarn
+	case "error":
+		l.level = slog.LevelError
+	default:
+		return errors.New("want debug, info, warn or error")
+	}
+	l.given = true
+	return nil
+}
+
+// String implements pflag.Value.
+func (*logLevel) String() string { return "" }
+
+// Type implements pflag.Value.
+func (*logLevel) Type() string { return "level" }
+
 // AddFlags adds the flags that set how much is logged to a command and those
 // below it.
 func (c *Console) AddFlags(root *cobra.Command) {
@@ -43,6 +108,8 @@ func (c *Console) AddFlags(root *cobra.Command) {
 // Level returns the lowest level that is logged. It implements slog.Leveler.
 func (c *Console) Level() slog.Level {
 	switch {
+	case c.level.given:
+		return c.level.level
 	case c.quiet:
 		return slog.LevelWarn
 	case c.verbose:

@@ -102,7 +102,7 @@ func unavailable(err error) bool {
 			strings.HasPrefix(pg.Code, "28") || // wrong user or password
 			strings.HasPrefix(pg.Code, "57P") // shutting down, starting up
 	}
-	return errors.As(err, &connect) || errors.As(err, &network) ||
+	return errors.As(err, &connect) || errors.As(err, &network) && network.Op != "listen" ||
 		errors.Is(err, pgconn.ErrConnClosed) || errors.Is(err, io.ErrUnexpectedEOF) // the server is gone
 }
 

@@ -44,7 +44,7 @@ type Client struct {
 	cause   error            // why the connection is over; nil: it is not
 }
 
-// eventBuffer is how many events may wait for whoever receives them.
+// eventBuffer is how many events may wait for whoever receives them, by default.
 const eventBuffer = 16
 
 // An Event is what a router sends without having been asked: mostly a message.
@@ -55,12 +55,16 @@ type Event struct {
 }
 
 // newClient takes the connection over.
-func newClient(conn *transport.Conn, maxVersion smp.Version) *Client {
+func newClient(conn *transport.Conn, maxVersion smp.Version, o *Options) *Client {
 	s := conn.Session()
+	events := o.EventQueue
+	if events == 0 {
+		events = eventBuffer
+	}
 	c := &Client{
 		conn: conn, session: s, maxVersion: maxVersion, signer: s.Signer(),
-		blocks:  make(chan []*smp.Batch),
-		events:  make(chan Event, eventBuffer),
+		blocks:  make(chan []*smp.Batch, o.SendQueue),
+		events:  make(chan Event, events),
 		ended:   make(chan struct{}),
 		waiting: make(map[string]*Call),
 	}
@@ -164,8 +168,8 @@ func (c *Client) DoAll(ctx context.Context, requests []Request) []Result {
 // Start sends commands as DoAll does, and does not wait for the results. Commands
 // that are started one after another are sent in this order, in blocks of their own.
 //
-// It waits while what was started before is being sent, which takes as long as the
-// router likes, up to [transport.BlockTimeout] for a block. That wait is what ctx
+// Beyond [Options.SendQueue], it waits while what was started before is being sent,
+// which takes as long as the router likes, up to [transport.BlockTimeout] for a block. That wait is what ctx
 // ends; calls whose commands could not be sent then fail.
 func (c *Client) Start(ctx context.Context, requests ...Request) []*Call {
 	calls := make([]*Call, len(requests))

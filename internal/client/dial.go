@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strconv"
+	"syscall"
 	"time"
 
 	"golang.org/x/net/proxy"
@@ -26,15 +28,35 @@ type Options struct {
 	// Socks is the host and port of a SOCKS5 server, such as Tor's 127.0.0.1:9050,
 	// by which onion hosts are reached; empty: there is none.
 	Socks string
+	// SocksAlways says that all hosts are reached by it.
+	SocksAlways bool
+	// SocksAuth is what the client is known by to that server, which may keep those
+	// with different credentials apart, as Tor does; nil: nothing.
+	SocksAuth *proxy.Auth
+	// Refuse reports whether an IP address must not be connected to; nil: none. Who
+	// resolves names is asked for each address that comes of it; but what a name is to
+	// a SOCKS server, or to Network, is not known here.
+	Refuse func(netip.Addr) bool
+	// KeepAlive says how a connection is found to be dead that nobody closed; zero for
+	// the figures of the reference clients. It is for the connections of the system.
+	KeepAlive net.KeepAliveConfig
+	// SendQueue is how many calls of [Client.Start] may have handed over what they
+	// send before the others wait, and EventQueue how many events may wait for
+	// whoever receives them; 0 for 0 and 16.
+	SendQueue, EventQueue int
 	// TLS makes the TLS connection; nil for [transport.StandardTLS].
 	TLS transport.TLS
 	// Network makes the connections below; nil for those of the system.
 	Network proxy.ContextDialer
 }
 
-// ErrOnion says that a router has onion hosts only, and there is no SOCKS server by
-// which to reach them.
-var ErrOnion = errors.New("an onion host can be reached through a SOCKS server only")
+var (
+	// ErrOnion says that a router has onion hosts only, and there is no SOCKS server by
+	// which to reach them.
+	ErrOnion = errors.New("an onion host can be reached through a SOCKS server only")
+	// ErrRefused says that a host is at an address that [Options.Refuse] refuses.
+	ErrRefused = errors.New("the address must not be connected to")
+)
 
 // keepAlive is how soon a connection is found to be dead that nobody closed: the
 // figures of the reference clients.
@@ -44,8 +66,8 @@ var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interv
 // can be reached and is the right one. It has all of the time that ctx has; of
 // several hosts, each has its share.
 //
-// Errors are those of [transport.Dialer.Dial], of the network, and [ErrOnion]; if
-// there are several hosts, of all of them.
+// Errors are those of [transport.Dialer.Dial], of the network, [ErrOnion] and
+// [ErrRefused]; if there are several hosts, of all of them.
 func Dial(ctx context.Context, address *smp.RouterAddress, o Options) (*Client, error) {
 	d := transport.Dialer{Router: address.Fingerprint, Versions: o.Versions, Proxy: o.Proxy, Service: o.Service, TLS: o.TLS}
 	if d.Versions == (smp.VersionRange{}) {
@@ -64,7 +86,7 @@ func Dial(ctx context.Context, address *smp.RouterAddress, o Options) (*Client, 
 		})
 		cancel()
 		if err == nil {
-			return newClient(conn, d.Versions.Max), nil
+			return newClient(conn, d.Versions.Max, &o), nil
 		}
 		failed = append(failed, fmt.Errorf("%s: %w", target, err))
 		if ctx.Err() != nil {
@@ -89,17 +111,42 @@ func share(ctx context.Context, n int) (context.Context, context.CancelFunc) {
 
 // network returns what connects to a host.
 func (o *Options) network(host smp.Host) (proxy.ContextDialer, error) {
-	var direct proxy.ContextDialer = &net.Dialer{KeepAliveConfig: keepAlive}
-	if o.Network != nil {
-		direct = o.Network
+	if ip, err := netip.ParseAddr(host.String()); err == nil && o.refuses(ip) {
+		return nil, ErrRefused
 	}
-	if host.Kind() != smp.HostOnion {
-		return direct, nil
-	}
-	if o.Socks == "" {
+	onion := host.Kind() == smp.HostOnion
+	switch {
+	case o.Socks != "" && (onion || o.SocksAlways):
+		return o.socks()
+	case onion:
 		return nil, ErrOnion
+	case o.Network != nil:
+		return o.Network, nil
 	}
-	return newSocks(o.Socks, direct)
+	return &net.Dialer{KeepAliveConfig: o.keepAlive(), Control: o.control}, nil
+}
+
+func (o *Options) refuses(ip netip.Addr) bool {
+	return o.Refuse != nil && o.Refuse(ip.Unmap().WithZone(""))
+}
+
+func (o *Options) keepAlive() net.KeepAliveConfig {
+	if o.KeepAlive == (net.KeepAliveConfig{}) {
+		return keepAlive
+	}
+	return o.KeepAlive
+}
+
+// control refuses addresses, which names have been resolved to.
+func (o *Options) control(_, address string, _ syscall.RawConn) error {
+	at, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return fmt.Errorf("address %s: %w", address, err)
+	}
+	if o.refuses(at.Addr()) {
+		return ErrRefused
+	}
+	return nil
 }
 
 // forwarder makes a [proxy.ContextDialer] a [proxy.Dialer], which is of no use here
@@ -111,14 +158,19 @@ func (f forwarder) Dial(network, address string) (net.Conn, error) {
 	return f.DialContext(context.Background(), network, address)
 }
 
-func newSocks(address string, direct proxy.ContextDialer) (proxy.ContextDialer, error) {
-	d, err := proxy.SOCKS5("tcp", address, nil, forwarder{direct})
+// socks returns what connects by way of the SOCKS server.
+func (o *Options) socks() (proxy.ContextDialer, error) {
+	direct := o.Network
+	if direct == nil {
+		direct = &net.Dialer{KeepAliveConfig: o.keepAlive()}
+	}
+	d, err := proxy.SOCKS5("tcp", o.Socks, o.SocksAuth, forwarder{direct})
 	if err != nil {
-		return nil, fmt.Errorf("SOCKS server %s: %w", address, err)
+		return nil, fmt.Errorf("SOCKS server %s: %w", o.Socks, err)
 	}
 	dialer, ok := d.(proxy.ContextDialer)
 	if !ok {
-		return nil, fmt.Errorf("SOCKS server %s: %w", address, errors.ErrUnsupported)
+		return nil, fmt.Errorf("SOCKS server %s: %w", o.Socks, errors.ErrUnsupported)
 	}
 	return dialer, nil
 }

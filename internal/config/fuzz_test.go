@@ -55,7 +55,7 @@ func FuzzRouter(f *testing.F) {
 		}
 		f.Add(string(b))
 	}
-	f.Add("[PROXY]\nsocks_proxy = me:x@[::1]:9\n[SMPQ]\nversions = 6 - 8\nend_interval=1d1ms\n[TRANSPORT]\nport = 0,1\nwebsockets:on")
+	f.Add("[PROXY]\nsocks_proxy = me:x@[::1]:9\n[SMPQ]\nversions = 6 - 8\nend_interval=1d1ms\nhandshake_rate = 20/10s\nmax_connections = 9\n[TRANSPORT]\nport = 0,1\nwebsockets:on")
 	f.Fuzz(func(t *testing.T, in string) {
 		file, err := config.Parse("fuzz.ini", strings.NewReader(in))
 		if err != nil {

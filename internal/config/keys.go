@@ -1,6 +1,7 @@
 package config
 
 import (
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -72,7 +73,7 @@ var sections = []Section{
 	{transportSection, "Where the router listens, and by which names it is reached."},
 	{proxySection, "How the router connects to others, to which its clients send by way of it."},
 	{inactiveSection, "When clients without subscriptions are disconnected."},
-	{webSection, "The router's public page."},
+	{webSection, "The router's pages for browsers: one about the router, one to which links lead."},
 	{tuningSection, "What smp-server has no keys for. It ignores this section; the defaults are what it uses."},
 }
 
@@ -355,22 +356,22 @@ var keys = []Key{
 	{
 		Section: webSection, Name: "static_path",
 		kind:    text(func(r *Router) *string { return &r.Web.StaticPath }),
-		Meaning: "Folder that the page is written to. By default there is no page.",
+		Meaning: "Folder that the pages are written to, and from which they are served. By default there are no pages.",
 	},
 	{
 		Section: webSection, Name: "http", lenient: true,
 		kind:    port(func(r *Router) *uint16 { return &r.Web.HTTP }),
-		Meaning: "Port for the page over HTTP. By default there is none.",
+		Meaning: "Port for the pages over HTTP. By default there is none.",
 	},
 	{
 		Section: webSection, Name: "https", lenient: true,
 		kind:    port(func(r *Router) *uint16 { return &r.Web.HTTPS }),
-		Meaning: "Port for the page over HTTPS, which can be one of the router's own. It needs cert and key. By default there is none.",
+		Meaning: "Port for the pages over HTTPS, which can be one of the router's own: browsers are told from clients by the name of the server that they send in TLS. It needs cert and key. By default there is none.",
 	},
 	{
 		Section: webSection, Name: "cert",
 		kind:    text(func(r *Router) *string { return &r.Web.Cert }),
-		Meaning: "File with the certificate for HTTPS.",
+		Meaning: "File with the certificate for HTTPS, which must have an RSA key of at least 4096 bits, and with those of its issuers. SIGHUP makes the router read it again.",
 	},
 	{
 		Section: webSection, Name: "key",
@@ -388,6 +389,36 @@ var keys = []Key{
 		Meaning: "Let clients send to other routers by way of this one.",
 	},
 	{
+		Section: tuningSection, Name: "cache_size", Default: "10%",
+		kind:    size(func(r *Router) *Size { return &r.Tuning.CacheSize }),
+		Meaning: "Memory for queues that were used lately, so that they need not be read from the database again; a queue takes about 420 bytes. 0: none.",
+	},
+	{
+		Section: tuningSection, Name: "db_pooled", Default: "off",
+		kind:    onOff(func(r *Router) *bool { return &r.Tuning.DBPooled }),
+		Meaning: "The database is reached by a pooler that gives each transaction another session, such as PgBouncer with pool_mode = transaction.",
+	},
+	{
+		Section: tuningSection, Name: "state_folder",
+		kind:    text(func(r *Router) *string { return &r.Tuning.StateFolder }),
+		Meaning: "Folder for files that the router writes, such as the store log. By default that of smp-server: $SMP_SERVER_LOG_PATH, else /var/opt/simplex if the configuration is in /etc/opt/simplex; otherwise, and with smpq serve --data, the folder of the configuration.",
+	},
+	{
+		Section: tuningSection, Name: "monitor_address",
+		kind:    listenAddress(func(r *Router) *string { return &r.Tuning.MonitorAddress }),
+		Meaning: "Address for /healthz, /readyz and /metrics over HTTP, usually 127.0.0.1:5226. By default there is none.",
+	},
+	{
+		Section: tuningSection, Name: "monitor_public", Default: "off",
+		kind:    onOff(func(r *Router) *bool { return &r.Tuning.MonitorPublic }),
+		Meaning: "That address may be one that others can reach. Nobody is asked who he is.",
+	},
+	{
+		Section: tuningSection, Name: "monitor_profiles", Default: "off",
+		kind:    onOff(func(r *Router) *bool { return &r.Tuning.MonitorProfiles }),
+		Meaning: "Show profiles of the program there, under /debug/pprof/.",
+	},
+	{
 		Section: tuningSection, Name: "queue_quota", Default: strconv.Itoa(DefaultQueueQuota),
 		kind:    number(func(r *Router) *int { return &r.Tuning.QueueQuota }, 1, million),
 		Meaning: "Messages that a queue takes before its sender has to wait.",
@@ -398,19 +429,9 @@ var keys = []Key{
 		Meaning: "How many random ids are tried for a new queue.",
 	},
 	{
-		Section: tuningSection, Name: "receive_queue", Default: "128",
-		kind:    number(func(r *Router) *int { return &r.Tuning.ReceiveQueue }, 1, million),
-		Meaning: "Blocks of a connection that wait to be worked on.",
-	},
-	{
 		Section: tuningSection, Name: "send_queue", Default: "128",
 		kind:    number(func(r *Router) *int { return &r.Tuning.SendQueue }, 1, million),
-		Meaning: "Answers to blocks that wait to be sent on a connection.",
-	},
-	{
-		Section: tuningSection, Name: "message_queue", Default: "128",
-		kind:    number(func(r *Router) *int { return &r.Tuning.MessageQueue }, 1, million),
-		Meaning: "Lists of messages that wait to be sent on a connection.",
+		Meaning: "Blocks of 16 KiB that may wait to be sent on a connection, before the router leaves messages in their queues and reads no more from the client: this limits the memory of a connection. smpq has no other queues for connections.",
 	},
 	{
 		Section: tuningSection, Name: "tls_timeout", Default: "60s",
@@ -423,9 +444,64 @@ var keys = []Key{
 		Meaning: "How long the handshake of the protocol may take then.",
 	},
 	{
+		Section: tuningSection, Name: "block_timeout", Default: "120s",
+		kind:    span(func(r *Router) *time.Duration { return &r.Tuning.BlockTimeout }, time.Second),
+		Meaning: "How long a client may take to send the rest of a block, or to take one. smp-server waits for ever.",
+	},
+	{
 		Section: tuningSection, Name: "close_timeout", Default: "5s",
 		kind:    span(func(r *Router) *time.Duration { return &r.Tuning.CloseTimeout }, time.Second),
-		Meaning: "How long closing a connection may take.",
+		Meaning: "How long a client may take to close its end of a connection that the router has closed.",
+	},
+	{
+		Section: tuningSection, Name: "keepalive_idle", Default: "2m",
+		kind:    span(func(r *Router) *time.Duration { return &r.Tuning.KeepaliveIdle }, time.Second),
+		Meaning: "When TCP looks whether a silent client is still there. smp-server does not look. Clients do so themselves each 30 seconds, so that they are not woken up by this.",
+	},
+	{
+		Section: tuningSection, Name: "keepalive_interval", Default: "15s",
+		kind:    span(func(r *Router) *time.Duration { return &r.Tuning.KeepaliveInterval }, time.Second),
+		Meaning: "How often it does so then.",
+	},
+	{
+		Section: tuningSection, Name: "keepalive_count", Default: "4",
+		kind:    number(func(r *Router) *int { return &r.Tuning.KeepaliveCount }, 1, 100),
+		Meaning: "How often without an answer, before the client is disconnected.",
+	},
+	{
+		Section: tuningSection, Name: "max_connections", Default: off,
+		kind:    limit(func(r *Router) *int { return &r.Tuning.MaxConnections }),
+		Meaning: "Connections of clients at a time. Others are closed at once. smp-server has neither this limit nor the following ones.",
+	},
+	{
+		Section: tuningSection, Name: "max_connections_per_address", Default: off,
+		kind:    limit(func(r *Router) *int { return &r.Tuning.MaxConnectionsPerAddress }),
+		Meaning: "Connections at a time from one IPv4 address or IPv6 network of 64 bits. Others are closed at once. Connections from this machine itself do not count, since those of an onion service come from there, nor do they for the next key.",
+	},
+	{
+		Section: tuningSection, Name: "handshake_rate_per_address", Default: off,
+		kind:    rate(func(r *Router) *Rate { return &r.Tuning.HandshakeRatePerAddress }),
+		Meaning: "How often a connection may be made from one such address: 20/m allows 20 at once, then another one each 3 seconds. Others are closed at once.",
+	},
+	{
+		Section: tuningSection, Name: "handshake_rate", Default: off,
+		kind:    rate(func(r *Router) *Rate { return &r.Tuning.HandshakeRate }),
+		Meaning: "How often a connection may be made by anybody. Others wait for their turn.",
+	},
+	{
+		Section: tuningSection, Name: "new_queue_rate", Default: off,
+		kind:    rate(func(r *Router) *Rate { return &r.Tuning.NewQueueRate }),
+		Meaning: "How often a queue may be created. Clients beyond that are told that the store failed, and try again later.",
+	},
+	{
+		Section: tuningSection, Name: "new_queue_rate_per_client", Default: off,
+		kind:    rate(func(r *Router) *Rate { return &r.Tuning.NewQueueRatePerClient }),
+		Meaning: "How often a queue may be created on one connection.",
+	},
+	{
+		Section: tuningSection, Name: "max_commands", Default: off,
+		kind:    limit(func(r *Router) *int { return &r.Tuning.MaxCommands }),
+		Meaning: "Commands of all clients that are carried out at a time; what subscribes in one block is one command. Others wait for their turn.",
 	},
 	{
 		Section: tuningSection, Name: "end_interval", Default: "15s",
@@ -443,14 +519,24 @@ var keys = []Key{
 		Meaning: "How often old messages and deleted queues are removed.",
 	},
 	{
-		Section: tuningSection, Name: "expire_batch", Default: "10000",
+		Section: tuningSection, Name: "expire_batch", Default: "50",
 		kind:    number(func(r *Router) *int { return &r.Tuning.ExpireBatch }, 1, million),
-		Meaning: "Queues that are looked at in one step of that.",
+		Meaning: "Queues of which messages are removed in one step of that: their senders and recipients wait meanwhile. smp-server takes 10000.",
 	},
 	{
 		Section: tuningSection, Name: "notification_expire_interval", Default: "1h",
 		kind:    span(func(r *Router) *time.Duration { return &r.Tuning.NotificationExpireInterval }, time.Second),
 		Meaning: "How often old notifications are removed.",
+	},
+	{
+		Section: tuningSection, Name: "proxy_deny", Default: "link-local",
+		kind:    networks(func(r *Router) *[]netip.Prefix { return &r.Tuning.ProxyDeny }),
+		Meaning: "Networks with which the router does not connect for its clients. smp-server connects with all; without other routers of the operator in them, better deny loopback, private and link-local. Names that a SOCKS proxy resolves are not looked at.",
+	},
+	{
+		Section: tuningSection, Name: "proxy_max_relays", Default: "10000",
+		kind:    number(func(r *Router) *int { return &r.Tuning.ProxyMaxRelays }, 1, million),
+		Meaning: "Other routers that are connected, or remembered with an error, at a time. smp-server has no limit.",
 	},
 	{
 		Section: tuningSection, Name: "proxy_connect_timeout", Default: "45s",

@@ -3,6 +3,8 @@ package config
 import (
 	"errors"
 	"fmt"
+	"math"
+	"net"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -23,7 +25,11 @@ var (
 	errEmpty   = errors.New("is empty")
 	errNumber  = errors.New("is not a whole number")
 	errPort    = errors.New("is not a port, a number from 1 to 65535")
+	errNetwork = errors.New("is not a list of loopback, private, link-local and networks such as 192.0.2.0/24")
 	errCountry = errors.New("is not the code of a country, two letters")
+	errSize    = errors.New("is not a number of bytes such as 512MiB, nor a share of memory such as 10%")
+	errRate    = errors.New("is neither a rate such as 100/m or 20/10s (at most a million), nor off")
+	errListen  = errors.New("is not an address to listen on, such as 127.0.0.1:5226")
 	errSOCKS   = errors.New("is not [user:password@]host[:port], nor @host[:port]")
 )
 
@@ -85,6 +91,51 @@ func number(field func(*Router) *int, least, most int) kind {
 	}}
 }
 
+// off is what limits are set to that should not be there.
+const off = "off"
+
+// limit is a number that may not be exceeded, or none.
+func limit(field func(*Router) *int) kind {
+	some := number(field, 1, maxInt)
+	return kind{"number or off", func(r *Router, text string) error {
+		if text == off {
+			*field(r) = 0
+			return nil
+		}
+		return some.set(r, text)
+	}}
+}
+
+// A Rate is how often something may happen in a time; zero: as often as it likes.
+type Rate struct {
+	Count  int
+	Period time.Duration
+}
+
+// rate is how often something may happen, or no limit to that.
+func rate(field func(*Router) *Rate) kind {
+	return kind{"number/time such as 100/m or 20/10s, or off", func(r *Router, text string) error {
+		if text == off {
+			*field(r) = Rate{}
+			return nil
+		}
+		count, period, _ := strings.Cut(text, "/")
+		n, err := strconv.Atoi(count)
+		if err != nil || n < 1 || n > million {
+			return errRate
+		}
+		if period != "" && !strings.ContainsAny(period[:1], "0123456789") {
+			period = "1" + period
+		}
+		d, err := parseDuration(period, time.Second)
+		if err != nil || d == 0 {
+			return errRate
+		}
+		*field(r) = Rate{n, d}
+		return nil
+	}}
+}
+
 // span is a time of at least a millisecond. Without a unit it counts units of bare.
 func span(field func(*Router) *time.Duration, bare time.Duration) kind {
 	name := map[time.Duration]string{time.Second: "seconds", time.Hour: "hours", day: "days"}[bare]
@@ -97,6 +148,67 @@ func span(field func(*Router) *time.Duration, bare time.Duration) kind {
 			return errors.New("must be more than 0")
 		}
 		*field(r) = d
+		return nil
+	}}
+}
+
+// parseSize reads bytes, such as 512MiB, or a share of memory, such as 10%.
+func parseSize(text string) (Size, error) {
+	if digits, found := strings.CutSuffix(text, "%"); found {
+		n, err := strconv.Atoi(digits)
+		if err != nil || n < 0 || n > 100 {
+			return Size{}, errSize
+		}
+		return Size{Percent: n}, nil
+	}
+	digits := len(text) - len(strings.TrimLeft(text, "0123456789"))
+	n, err := strconv.ParseInt(text[:digits], 10, 64)
+	if err != nil {
+		return Size{}, errSize
+	}
+	i := slices.IndexFunc(sizeUnits, func(u sizeUnit) bool { return u.name == strings.TrimLeft(text[digits:], " ") })
+	if i < 0 || n > math.MaxInt64/sizeUnits[i].bytes {
+		return Size{}, errSize
+	}
+	return Size{Bytes: n * sizeUnits[i].bytes}, nil
+}
+
+type sizeUnit struct {
+	name  string
+	bytes int64
+}
+
+var sizeUnits = []sizeUnit{
+	{"", 1},
+	{"B", 1},
+	{"KiB", 1 << 10},
+	{"MiB", 1 << 20},
+	{"GiB", 1 << 30},
+	{"kB", 1e3},
+	{"MB", 1e6},
+	{"GB", 1e9},
+}
+
+func size(field func(*Router) *Size) kind {
+	return kind{"bytes, also with KiB, MiB or GiB, or a share of memory with %", func(r *Router, text string) (err error) {
+		*field(r), err = parseSize(text)
+		return err
+	}}
+}
+
+// listenAddress is empty or an address to listen on.
+func listenAddress(field func(*Router) *string) kind {
+	return kind{"host:port; port 0: one that is free", func(r *Router, text string) error {
+		if text != "" {
+			host, port, err := net.SplitHostPort(text)
+			if err != nil || host == "" {
+				return errListen
+			}
+			if _, err := parsePort(port, true); err != nil {
+				return errListen
+			}
+		}
+		*field(r) = text
 		return nil
 	}}
 }
@@ -204,7 +316,46 @@ func webSockets(field func(*Router) *[]uint16) kind {
 // list is words with commas or spaces between.
 func list(field func(*Router) *[]string) kind {
 	return kind{"words, with commas or spaces between", func(r *Router, text string) error {
-		*field(r) = strings.FieldsFunc(text, func(c rune) bool { return c == ',' || c == ' ' || c == '\t' })
+		*field(r) = words(text)
+		return nil
+	}}
+}
+
+func words(text string) []string {
+	return strings.FieldsFunc(text, func(c rune) bool { return c == ',' || c == ' ' || c == '\t' })
+}
+
+// namedNetworks are networks that have names.
+var namedNetworks = map[string][]netip.Prefix{
+	"loopback": prefixes("0.0.0.0/8", "127.0.0.0/8", "::/127"),
+	"private":  prefixes("10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"),
+	// There are, among others, services of clouds that tell secrets to whoever asks.
+	"link-local": prefixes("169.254.0.0/16", "fe80::/10"),
+}
+
+func prefixes(texts ...string) (list []netip.Prefix) {
+	for _, text := range texts {
+		list = append(list, netip.MustParsePrefix(text))
+	}
+	return list
+}
+
+// networks is names and prefixes with commas or spaces between; none is none.
+func networks(field func(*Router) *[]netip.Prefix) kind {
+	return kind{"loopback, private, link-local or networks such as 192.0.2.0/24, with commas between", func(r *Router, text string) error {
+		var list []netip.Prefix
+		for _, word := range words(text) {
+			if named, ok := namedNetworks[word]; ok {
+				list = append(list, named...)
+				continue
+			}
+			p, err := netip.ParsePrefix(word)
+			if err != nil {
+				return errNetwork
+			}
+			list = append(list, p.Masked())
+		}
+		*field(r) = list
 		return nil
 	}}
 }

@@ -3,6 +3,7 @@ package config
 import (
 	"log/slog"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/smpq/smpq/internal/smp"
@@ -150,22 +151,48 @@ type Web struct {
 	Cert, Key  string // files for HTTPS
 }
 
+// A Size is an amount of memory: of bytes, or a share of what there is.
+type Size struct {
+	Bytes   int64
+	Percent int
+}
+
+// Of returns the size in bytes where there are so many bytes of memory.
+func (s Size) Of(memory int64) int64 { return s.Bytes + memory/100*int64(s.Percent) }
+
 // Tuning is the section [SMPQ]: numbers that smp-server has no keys for. The
 // defaults are what smp-server uses.
 type Tuning struct {
 	Versions  smp.VersionRange // offered to clients
 	ProxyRole bool             // clients may send to other routers by way of this one
 
+	CacheSize       Size   // memory for queues
+	DBPooled        bool   // the database is behind a pooler that works by the transaction
+	StateFolder     string // for files that the router writes; empty: that of the configuration, or smp-server's
+	MonitorAddress  string // host and port; empty: no monitor
+	MonitorPublic   bool   // it may be an address that others can reach
+	MonitorProfiles bool   // profiles of the program are shown there
+
 	QueueQuota int // messages that a queue takes before its sender has to wait
 	IDAttempts int // how often another random id is tried, for one that is in use
 
-	ReceiveQueue int // blocks, or answers to blocks, in memory for each connection
-	SendQueue    int
-	MessageQueue int
+	SendQueue int // blocks that wait to be sent on a connection
 
-	TLSTimeout       time.Duration
-	HandshakeTimeout time.Duration
-	CloseTimeout     time.Duration
+	TLSTimeout        time.Duration
+	HandshakeTimeout  time.Duration
+	BlockTimeout      time.Duration
+	CloseTimeout      time.Duration
+	KeepaliveIdle     time.Duration
+	KeepaliveInterval time.Duration
+	KeepaliveCount    int
+
+	MaxConnections           int // 0: any number, as for the other limits
+	MaxConnectionsPerAddress int
+	MaxCommands              int
+	HandshakeRate            Rate
+	HandshakeRatePerAddress  Rate
+	NewQueueRate             Rate
+	NewQueueRatePerClient    Rate
 
 	EndInterval                time.Duration
 	NotificationInterval       time.Duration
@@ -173,6 +200,8 @@ type Tuning struct {
 	ExpireBatch                int
 	NotificationExpireInterval time.Duration
 
+	ProxyDeny              []netip.Prefix // with which the router does not connect
+	ProxyMaxRelays         int
 	ProxyConnectTimeout    time.Duration
 	ProxyResponseTimeout   time.Duration
 	ProxyErrorTTL          time.Duration

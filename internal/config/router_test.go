@@ -3,6 +3,8 @@ package config_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,7 +21,7 @@ import (
 const day = 24 * time.Hour
 
 // equal compares configurations, secrets included.
-var equal = cmp.AllowUnexported(config.SOCKSProxy{}, smp.Password{}, smp.Host{})
+var equal = cmp.Options{cmp.AllowUnexported(config.SOCKSProxy{}, smp.Password{}, smp.Host{}), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })}
 
 // initial is what a file says that smp-server wrote without options but
 // --fqdn smp.example.com --no-password.
@@ -42,11 +44,14 @@ func initial(t *testing.T) config.Router {
 			Cert: "/etc/opt/simplex/web.crt", Key: "/etc/opt/simplex/web.key",
 		},
 		Tuning: config.Tuning{
-			Versions: smp.VersionRange{Min: 6, Max: 19}, ProxyRole: true,
-			QueueQuota: 128, IDAttempts: 3, ReceiveQueue: 128, SendQueue: 128, MessageQueue: 128,
-			TLSTimeout: time.Minute, HandshakeTimeout: 2 * time.Minute, CloseTimeout: 5 * time.Second,
+			Versions: smp.VersionRange{Min: 6, Max: 19}, ProxyRole: true, CacheSize: config.Size{Percent: 10},
+			QueueQuota: 128, IDAttempts: 3, SendQueue: 128,
+			TLSTimeout: time.Minute, HandshakeTimeout: 2 * time.Minute, BlockTimeout: 2 * time.Minute, CloseTimeout: 5 * time.Second,
+			KeepaliveIdle: 2 * time.Minute, KeepaliveInterval: 15 * time.Second, KeepaliveCount: 4,
 			EndInterval: 15 * time.Second, NotificationInterval: 1500 * time.Millisecond,
-			ExpireInterval: 2 * time.Hour, ExpireBatch: 10_000, NotificationExpireInterval: time.Hour,
+			ExpireInterval: 2 * time.Hour, ExpireBatch: 50, NotificationExpireInterval: time.Hour,
+			ProxyDeny:           []netip.Prefix{netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fe80::/10")},
+			ProxyMaxRelays:      10_000,
 			ProxyConnectTimeout: 45 * time.Second, ProxyResponseTimeout: 30 * time.Second, ProxyErrorTTL: 30 * time.Second,
 			ProxySendQueue: 64, ProxyEventQueue: 2048,
 			ProxyCheckInterval: 10 * time.Minute, ProxyMaxTimeouts: 3, ProxyMaxSilence: 15 * time.Minute,
@@ -236,6 +241,7 @@ func TestRouterRefuses(t *testing.T) {
 		{"country", "[INFORMATION]\nserver_country = GER", "", "t.ini:5: [INFORMATION] server_country: is not the code of a country, two letters"},
 		{"hosts", "[TRANSPORT]\nhost = a b", "", "t.ini:5: [TRANSPORT] host: is not a list of hosts: the name of a host is wrong"},
 		{"socks", "[PROXY]\nsocks_proxy = user@host", "", "t.ini:5: [PROXY] socks_proxy: is not [user:password@]host[:port], nor @host[:port]"},
+		{"networks", "[SMPQ]\nproxy_deny = intranet", "", "t.ini:5: [SMPQ] proxy_deny: is not a list of loopback, private, link-local and networks such as 192.0.2.0/24"},
 		{"stores", "[STORE_LOG]\nstore_messages = database", "", "t.ini:5: [STORE_LOG] store_messages: store_messages = database does not go with store_queues = memory"},
 		{"stores by default", "[STORE_LOG]\nstore_queues = database", "", "t.ini:5: [STORE_LOG] store_queues: store_messages = memory does not go with store_queues = database"},
 		{"contradiction", "[TRANSPORT]\nport = 443", "", "t.ini:5: [TRANSPORT] port: has another value in line 2"},
@@ -309,6 +315,56 @@ func TestValues(t *testing.T) {
 	}
 	if got := read("TRANSPORT.host=<hostnames>").Transport.Hosts; got != nil {
 		t.Errorf("hosts %v", got)
+	}
+	for text, want := range map[string]config.Rate{
+		"off": {}, "100/m": {100, time.Minute}, "20/10s": {20, 10 * time.Second}, "1/1d12h": {1, 36 * time.Hour}, "1000000/250ms": {1_000_000, 250 * time.Millisecond},
+	} {
+		if got := read("new_queue_rate=" + text).Tuning.NewQueueRate; got != want {
+			t.Errorf("%q is %+v, want %+v", text, got, want)
+		}
+	}
+	for text, want := range map[string]int{"off": 0, "1": 1, "5000": 5000} {
+		if got := read("max_connections=" + text).Tuning.MaxConnections; got != want {
+			t.Errorf("%q is %d, want %d", text, got, want)
+		}
+	}
+	for _, text := range []string{
+		"new_queue_rate=", "new_queue_rate=0/m", "new_queue_rate=-1/m", "new_queue_rate=5", "new_queue_rate=5/", "new_queue_rate=/m",
+		"new_queue_rate=5/0s", "new_queue_rate=5/m/m", "new_queue_rate=1000001/m", "new_queue_rate=5/x", "new_queue_rate=on",
+		"max_connections=", "max_connections=0", "max_connections=-1", "max_connections=on", "max_connections=2147483648",
+	} {
+		if _, _, err := (config.Sources{Set: []string{text}}).Router(); err == nil {
+			t.Errorf("%s is taken", text)
+		}
+	}
+	for text, want := range map[string]string{
+		"": "[]", "192.0.2.1/24 2001:db8::/32": "[192.0.2.0/24 2001:db8::/32]", "link-local": "[169.254.0.0/16 fe80::/10]",
+		"loopback,198.51.100.7/32": "[0.0.0.0/8 127.0.0.0/8 ::/127 198.51.100.7/32]",
+		"private":                  "[10.0.0.0/8 100.64.0.0/10 172.16.0.0/12 192.168.0.0/16 fc00::/7]",
+	} {
+		if got := fmt.Sprint(read("proxy_deny=" + text).Tuning.ProxyDeny); got != want {
+			t.Errorf("%q is %s, want %s", text, got, want)
+		}
+	}
+	for text, want := range map[string]int64{
+		"0": 0, "0%": 0, "1000": 1000, "64MiB": 64 << 20, "2 GiB": 2 << 30, "3kB": 3000, "5MB": 5_000_000, "10%": 100_000_000, "100%": 1_000_000_000,
+	} {
+		if got := read("cache_size=" + text).Tuning.CacheSize.Of(1_000_000_000); got != want {
+			t.Errorf("%s is %d bytes, want %d", text, got, want)
+		}
+	}
+	for _, setting := range []string{
+		"cache_size=", "cache_size=-1", "cache_size=MiB", "cache_size=1.5GiB", "cache_size=1mb", "cache_size=101%", "cache_size=-1%", "cache_size=10 %", "cache_size=9999999999GiB",
+		"monitor_address=5226", "monitor_address=:5226", "monitor_address=localhost", "monitor_address=localhost:http", "monitor_address=localhost:65536",
+	} {
+		if _, _, err := (config.Sources{Set: []string{setting}}).Router(); err == nil {
+			t.Errorf("%s is taken", setting)
+		}
+	}
+	for _, text := range []string{"", "localhost:5226", "127.0.0.1:0", "[::1]:80"} {
+		if got := read("monitor_address=" + text).Tuning.MonitorAddress; got != text {
+			t.Errorf("%s is %s", text, got)
+		}
 	}
 	if got := read("PROXY.own_server_domains=a.example b.example, c.example").Proxy.OwnServerDomains; len(got) != 3 {
 		t.Errorf("domains %q", got)

@@ -143,7 +143,7 @@ func (r *reader) read(c *Router, which func(Key) bool) {
 		}
 		if k.Default != "" {
 			if err := k.set(c, k.Default); err != nil {
-				panic(fmt.Sprintf("default of %s: %v", k.Path(), err)) // a test reads all
+				r.errs = append(r.errs, fmt.Errorf("default of %s: %w", k.Path(), err)) // a test reads all
 			}
 		}
 		if k.Name == "restore_messages" {

@@ -13,6 +13,8 @@
 // one that is started for the test binary when a test first asks, and is gone
 // with its data when the binary ends, however it ends. Where no server can be
 // had, tests fail; they are never skipped.
+//
+// Tests that harm a server start a [Victim].
 package pgtest
 
 import (

@@ -13,7 +13,6 @@ import (
 	"github.com/smpq/smpq/internal/queue"
 	"github.com/smpq/smpq/internal/router"
 	"github.com/smpq/smpq/internal/smp"
-	"github.com/smpq/smpq/internal/transport"
 )
 
 // conformance: 19, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 128
@@ -46,6 +45,8 @@ func TestSyntaxAndCredentials(t *testing.T) {
 			{6, line{entity: id, text: "SUB"}, "CMD NO_AUTH"},
 			{6, line{key: key, text: "SUB"}, "CMD NO_AUTH"},
 			{6, line{entity: id, text: "OFF"}, "CMD NO_AUTH"},
+			{6, line{key: key, text: "OFF"}, "CMD NO_AUTH"},
+			{6, line{entity: id, text: "DEL"}, "CMD NO_AUTH"},
 			{6, line{key: key, text: "DEL"}, "CMD NO_AUTH"},
 			{6, line{Command: &smp.SEND{Body: []byte("x")}}, "CMD NO_ENTITY"},
 			{6, line{entity: b.sender, text: "SEND"}, "CMD SYNTAX"},
@@ -181,6 +182,26 @@ func linkData(user string) smp.LinkData {
 	return smp.LinkData{Fixed: []byte("fixed"), User: []byte(user)}
 }
 
+// shortLinks is the first version with links.
+const shortLinks smp.Version = 15
+
+// linked makes a queue with a link, by a command with a number as correlation id.
+func (w *wire) linked(number int, mode smp.QueueMode) *box {
+	w.t.Helper()
+	b := &box{recipientKey: newKey(w.t, smp.Ed25519), senderKey: newKey(w.t, smp.Ed25519)}
+	sum := sha3.Sum384(corrID(number).Bytes())
+	link := smp.NewLink{SenderID: short(w.t, sum[:smp.IDSize]), Data: linkData("one")}
+	if mode == smp.ModeContact {
+		link.LinkID = corrID(number)
+	}
+	ids, ok := w.create(b, number, link, mode).Response.(*smp.IDS)
+	if !ok {
+		w.t.Fatal("no ids")
+	}
+	b.recipient, b.sender, b.link = ids.RecipientID.ID(), ids.SenderID.ID(), ids.LinkID.ID()
+	return b
+}
+
 // conformance: 45, 46, 47, 48, 55, 56, 59, 60, 61, 62, 63, 64, 65, 66, 67
 func TestLinks(t *testing.T) {
 	t.Parallel()
@@ -259,7 +280,7 @@ func TestLinks(t *testing.T) {
 	})
 }
 
-// conformance: 100, 101, 102, 103, 104, 156
+// conformance: 100, 101, 102, 103, 104; 156 as far as queues are blocked
 func TestBlocked(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -301,6 +322,25 @@ func TestBlocked(t *testing.T) {
 			p.refused(want, b.recipient, b.recipientKey, c)
 		}
 		subscribed(p, nid, b.notifierKey, &smp.NSUB{})
+		if v >= shortLinks {
+			for _, mode := range []smp.QueueMode{smp.ModeMessaging, smp.ModeContact} {
+				l := r.wire(t, v).linked(1000*int(v)+int(mode), mode)
+				q, err := st.QueueByRecipient(t.Context(), queue.RecipientID{EntityID: l.recipient})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := st.BlockQueue(t.Context(), q, blocking); err != nil {
+					t.Fatal(err)
+				}
+				if mode == smp.ModeContact {
+					p.refused(want, l.link, none(), &smp.LGET{})
+					p.refused(want, l.recipient, l.recipientKey, &smp.RKEY{RecipientKeys: []smp.PublicKey{l.recipientKey.Public()}})
+				} else {
+					p.refused(want, l.link, l.senderKey, &smp.LKEY{SenderKey: l.senderKey.Public()})
+				}
+				p.refused(want, l.recipient, l.recipientKey, &smp.LSET{LinkID: short(t, l.link.Bytes()), Data: linkData("new")})
+			}
+		}
 		if v >= smp.VersionSenderSecures {
 			p.refused(want, b.sender, b.senderKey, &smp.SKEY{SenderKey: b.senderKey.Public()})
 		}
@@ -336,7 +376,7 @@ func TestExpireOnSend(t *testing.T) {
 
 // What was answered is stored, and what is stored was answered.
 //
-// conformance: shutdown and restart
+// conformance: 159, 160 as far as what was answered is stored
 func TestShutdown(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -380,46 +420,6 @@ func TestShutdown(t *testing.T) {
 	}
 	if _, err := client.Dial(t.Context(), stopping.address, client.Options{}); err == nil {
 		t.Error("a router that is stopped accepts connections")
-	}
-}
-
-// conformance: 20, 21, 22, 23, 25
-func TestConnections(t *testing.T) {
-	t.Parallel()
-	r := start(t, newSite(t).openStore(t, 0), func(o *router.Options) {
-		o.InactiveTTL, o.InactiveCheck = 3*time.Second, 50*time.Millisecond
-	})
-	idle, subscribed := r.dial(t, 19), r.dial(t, 19)
-	subscribed.newQueue()
-	notified := r.dial(t, 19)
-	b := notified.newQueue(createOnly, func(c *smp.NEW) {
-		c.Notifier = &smp.NotifierKeys{Key: newKey(t, smp.Ed25519).Public(), DHKey: newKey(t, smp.X25519).Public()}
-	})
-	nid := must[*smp.NID](notified, b.recipient, b.recipientKey, &smp.NKEY{NotifierKeys: smp.NotifierKeys{
-		Key: b.notifierKey.Public(), DHKey: newKey(t, smp.X25519).Public(),
-	}}).NotifierID.ID()
-	must[*smp.SOK](notified, nid, b.notifierKey, &smp.NSUB{})
-	getting := r.dial(t, 19)
-	getting.ok(b.recipient, b.recipientKey, &smp.GET{})
-	for _, p := range []*peer{idle, getting} {
-		select {
-		case <-p.Done():
-		case <-time.After(timeout):
-			t.Fatal("an idle connection is not closed")
-		}
-	}
-	subscribed.quiet()
-	notified.quiet()
-	before := r.Counters().Active.Load()
-	for range 30 {
-		w := r.wire(t, 19, func(d *transport.Dialer) { d.Protocol = "http/1.1" })
-		w.send(line{text: "PING"})
-		w.want("PONG")
-		w.conn.Close()
-	}
-	eventually(t, "that connections are counted as closed", func() bool { return r.Counters().Active.Load() == before })
-	if c := r.Counters(); c.Accepted.Load() != c.Connected.Load() || c.Accepted.Load() < 34 {
-		t.Errorf("%d connections accepted, %d connected", c.Accepted.Load(), c.Connected.Load())
 	}
 }
 

@@ -9,12 +9,15 @@ import (
 
 // Counters count what the router has done since it was made. They are never reset.
 type Counters struct {
-	// Connections: accepted, those of which the handshake succeeded, and those that
-	// are open.
-	Accepted, Connected, Active atomic.Int64
+	// Connections: accepted, those of which the handshake succeeded, those that
+	// are open, and those that are not any more.
+	Accepted, Connected, Active, Closed atomic.Int64
+	// Connections that came to nothing: refused for a limit, failed in TLS, or in the
+	// handshake of the protocol.
+	Refused, FailedTLS, FailedHandshake atomic.Int64
 
 	// Queues.
-	QCreated, QSecured                               atomic.Int64
+	QCreated, QSecured, QBlocked                     atomic.Int64 // blocked by the operator, while active
 	QDeletedAll, QDeletedNew, QDeletedSecured        atomic.Int64
 	QDeletedAllB, QSubAllB                           atomic.Int64 // blocks with several
 	QSub                                             atomic.Int64 // new ones for which a message waited
@@ -35,6 +38,9 @@ type Counters struct {
 	RcvServicesSubMsg, RcvServicesSubDuplicate       atomic.Int64
 	PRelays, PRelaysOwn, PMsgFwds, PMsgFwdsOwn       ProxyCounters
 	RcvServices, NtfServices                         ServiceCounters
+
+	ActiveQueues ActiveQueues
+	AckTimes     AckTimes
 }
 
 // ServiceCounters count what services of one role have done.

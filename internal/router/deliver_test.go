@@ -206,8 +206,15 @@ func TestEnd(t *testing.T) {
 func TestManyEnds(t *testing.T) {
 	t.Parallel()
 	r := start(t, newSite(t).openStore(t, 0))
-	bob := r.dial(t, 19)
-	one, two := r.wire(t, 19), r.dial(t, 19)
+	for _, v := range []smp.Version{6, 19} {
+		manyEnds(t, r, v)
+	}
+}
+
+func manyEnds(t *testing.T, r *server, v smp.Version) {
+	t.Helper()
+	bob := r.dial(t, v)
+	one, two := r.wire(t, v), r.dial(t, v)
 	var requests []client.Request
 	var lines []line
 	for _, b := range bob.newQueues(300, createOnly) {
@@ -361,18 +368,20 @@ func TestOffAndDelete(t *testing.T) {
 func TestConcurrentSends(t *testing.T) {
 	t.Parallel()
 	r := start(t, newSite(t).openStore(t, 0))
-	alice, bob, carol := r.dial(t, 19), r.dial(t, 19), r.dial(t, 19)
-	b := alice.newQueue()
-	for range 25 {
-		var sending sync.WaitGroup
-		for _, p := range []*peer{bob, carol} {
-			sending.Go(func() { p.send(b, "x") })
+	for _, v := range []smp.Version{6, 19} {
+		alice, bob, carol := r.dial(t, v), r.dial(t, v), r.dial(t, v)
+		b := alice.newQueue()
+		for range 50 {
+			var sending sync.WaitGroup
+			for _, p := range []*peer{bob, carol} {
+				sending.Go(func() { p.send(b, "x") })
+			}
+			first := alice.receive(b, "x")
+			sending.Wait()
+			alice.ack(b, alice.ackNext(b, first, "x"))
 		}
-		first := alice.receive(b, "x")
-		sending.Wait()
-		alice.ack(b, alice.ackNext(b, first, "x"))
+		alice.quiet()
 	}
-	alice.quiet()
 }
 
 // A message is delivered, exactly once, whether it comes before or after somebody
@@ -383,8 +392,9 @@ func TestSendRacesWithSubscribe(t *testing.T) {
 	t.Parallel()
 	r := start(t, newSite(t).openStore(t, 0))
 	one, bob := r.dial(t, 19), r.dial(t, 19)
-	for range 10 {
-		boxes := bob.newQueues(50, createOnly)
+	const atOnce = 50
+	for range (messages(t, 500) + atOnce - 1) / atOnce {
+		boxes := bob.newQueues(atOnce, createOnly)
 		var requests, sends []client.Request
 		for _, b := range boxes {
 			requests = append(requests, client.Request{Entity: b.recipient, Key: b.recipientKey, Command: &smp.SUB{}})

@@ -21,4 +21,13 @@
 // subscription first. Whoever comes meanwhile leaves a mark, and the one who has the
 // claim looks again. So a message is neither forgotten nor sent twice, however SUB,
 // ACK and SEND come together, without a lock that is held while the database works.
+//
+// A message of which the store could not say whether it was written may be the first
+// of its queue all the same. So the subscription is claimed for it as well, and what
+// there is is fetched when the store works again.
+//
+// # Notifications
+//
+// Notifications wait in memory, within limits. So that they survive the router, they
+// are written to a log: when it stops, and now and then while it runs.
 package router

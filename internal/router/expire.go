@@ -1,24 +1,35 @@
 package router
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 
 	"github.com/smpq/smpq/internal/store"
 )
 
-// expire removes queues that were deleted long ago, and old messages. Whatever fails
-// is tried again the next time.
+// expire removes what is too old. Whatever fails is tried again the next time.
 func (r *Router) expire() {
+	if err := r.Expire(r.stopping); err != nil && r.stopping.Err() == nil {
+		r.log.LogAttrs(r.stopping, slog.LevelWarn, "not all could be expired", slog.Any("error", err))
+	}
+}
+
+// Expire removes queues that were deleted long ago, and old messages, as the router
+// does by itself every ExpireInterval. It may be called before the router serves.
+func (r *Router) Expire(ctx context.Context) error {
 	now := r.o.Now()
-	removed, err := r.store.PurgeDeleted(r.stopping, now.Add(-r.o.DeletedTTL).Unix())
-	if err != nil && r.stopping.Err() == nil {
-		r.log.LogAttrs(r.stopping, slog.LevelWarn, "deleted queues cannot be removed", slog.Any("error", err))
+	removed, purging := r.store.PurgeDeleted(ctx, now.Add(-r.o.DeletedTTL).Unix())
+	if purging != nil {
+		purging = fmt.Errorf("remove deleted queues: %w", purging)
 	}
-	expired, err := r.store.ExpireMessages(r.stopping, store.ExpireOptions{Before: now.Add(-r.o.MessageTTL).Unix(), Batch: r.o.ExpireBatch})
+	expired, expiring := r.store.ExpireMessages(ctx, store.ExpireOptions{Before: now.Add(-r.o.MessageTTL).Unix(), Batch: r.o.ExpireBatch})
+	if expiring != nil {
+		expiring = fmt.Errorf("expire messages: %w", expiring)
+	}
 	r.counters.MsgExpired.Add(expired.Messages)
-	if err != nil && r.stopping.Err() == nil {
-		r.log.LogAttrs(r.stopping, slog.LevelWarn, "messages cannot be expired", slog.Any("error", err))
-	}
-	r.log.LogAttrs(r.stopping, slog.LevelInfo, "expired",
+	r.log.LogAttrs(ctx, slog.LevelInfo, "expired",
 		slog.Int64("messages", expired.Messages), slog.Int64("queues", expired.Queues), slog.Int64("deleted_queues", removed.Queues))
+	return errors.Join(purging, expiring)
 }

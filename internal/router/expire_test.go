@@ -10,6 +10,8 @@ import (
 )
 
 // Old messages and queues that were deleted long ago go by themselves; others stay.
+//
+// conformance: 157 together with TestExpireOnSend and TestServeExpiresOnStart
 func TestExpireOnSchedule(t *testing.T) {
 	s := newSite(t)
 	srv := start(t, s.openStore(t, 128), func(o *router.Options) { o.ExpireInterval = 20 * time.Millisecond })

@@ -349,7 +349,9 @@ func (p *peer) send(b *box, text string) {
 // subscribe subscribes to a queue.
 func (p *peer) subscribe(b *box) {
 	p.t.Helper()
-	subscribed(p, b.recipient, b.recipientKey, &smp.SUB{})
+	if id := subscribed(p, b.recipient, b.recipientKey, &smp.SUB{}); !id.IsZero() {
+		p.t.Errorf("SOK has the service %s", id)
+	}
 }
 
 // subscribed sends SUB or NSUB and checks the answer of the version.

@@ -2,7 +2,6 @@ package router
 
 import (
 	"context"
-	"crypto/rand"
 	"log/slog"
 	"slices"
 	"sync"
@@ -15,8 +14,12 @@ import (
 
 // notifications are those that wait for their notifiers, in memory.
 type notifications struct {
+	saving sync.Mutex // held while they are saved
+
 	mu    sync.Mutex // guards what follows
 	lists map[queue.NotifierID][]notification
+	count int  // of all of them
+	dirty bool // any came or went since they were last saved
 	// Those that may be delivered: there is something new, or somebody has
 	// subscribed, since it was last tried.
 	ready map[queue.NotifierID]struct{}
@@ -24,14 +27,14 @@ type notifications struct {
 
 // A notification tells of a message.
 type notification struct {
-	at    int64 // Unix seconds
-	event *smp.NMSG
+	at      int64 // Unix seconds
+	message queue.MessageID
+	event   *smp.NMSG
 }
 
 // notify keeps a notification of a message for the notifier of a queue.
 func (r *Router) notify(v *store.View, m *queue.Message) error {
-	event := &smp.NMSG{}
-	_, _ = rand.Read(event.Nonce[:]) // it never fails
+	event := &smp.NMSG{Nonce: r.o.chance.nonce(m.ID)}
 	id, err := m.ID.Short()
 	if err != nil {
 		return err
@@ -46,20 +49,34 @@ func (r *Router) notify(v *store.View, m *queue.Message) error {
 	n := &r.notifications
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if r.keep(v.Notifier.ID, notification{m.Time, m.ID, event}) {
+		n.markReady(v.Notifier.ID)
+	}
+	return nil
+}
+
+// keep adds a notification to those for a notifier. If there are too many, the oldest
+// of them goes; if there is none, because others have all the room, it reports false.
+// The mutex must be held.
+func (r *Router) keep(id queue.NotifierID, one notification) bool {
+	n := &r.notifications
 	if n.lists == nil {
 		n.lists = make(map[queue.NotifierID][]notification)
 	}
-	list := n.lists[v.Notifier.ID]
-	list = append(list, notification{m.Time, event})
-	if len(list) > r.o.MaxNotifications {
-		list = slices.Delete(list, 0, 1)
-		r.counters.MsgNtfLost.Add(1)
-	} else {
+	list := n.lists[id]
+	if len(list) < r.o.MaxNotifications && n.count < r.o.MaxAllNotifications {
+		n.count++
 		r.counters.NtfCount.Add(1)
+	} else {
+		r.counters.MsgNtfLost.Add(1)
+		if len(list) == 0 {
+			return false
+		}
+		list = list[1:] // not in place: it may be about to be saved
 	}
-	n.lists[v.Notifier.ID] = list
-	n.markReady(v.Notifier.ID)
-	return nil
+	n.lists[id] = append(list, one)
+	n.dirty = true
+	return true
 }
 
 // markReady has the notifications for a notifier delivered if somebody is subscribed.
@@ -94,8 +111,7 @@ func (r *Router) forget(id queue.NotifierID) {
 	n := &r.notifications
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	r.counters.NtfCount.Add(-int64(len(n.lists[id])))
-	delete(n.lists, id)
+	r.remove(id, len(n.lists[id]))
 	delete(n.ready, id)
 }
 
@@ -118,6 +134,11 @@ func (r *Router) expireNotifications() {
 // remove removes the first notifications for a notifier. The mutex must be held.
 func (r *Router) remove(id queue.NotifierID, count int) {
 	n := &r.notifications
+	if count == 0 {
+		return
+	}
+	n.count -= count
+	n.dirty = true
 	r.counters.NtfCount.Add(-int64(count))
 	if list := n.lists[id][count:]; len(list) > 0 {
 		n.lists[id] = slices.Clone(list)
@@ -129,7 +150,7 @@ func (r *Router) remove(id queue.NotifierID, count int) {
 const (
 	// notificationsPerBlock is how many fit into a block, for statistics.
 	notificationsPerBlock = 80
-	// maxNotify is how many a session gets at a time.
+	// maxNotify is how many are offered to a session at once.
 	maxNotify = 10 * notificationsPerBlock
 )
 
@@ -191,36 +212,50 @@ func (r *Router) retryNotifications(ids ...queue.NotifierID) {
 	}
 }
 
-// notifySession sends notifications for some notifiers, the oldest first for each.
+// notifySession sends notifications for some notifiers, the oldest first for each, as
+// long as there is room.
 func (r *Router) notifySession(s *session, ids []queue.NotifierID) {
+	for len(ids) > 0 {
+		sent, ok := r.notifySome(s, ids)
+		if !ok {
+			r.log.LogAttrs(r.ctx, slog.LevelDebug, "notifications are delivered later: there is no room in the output", slog.Int64("client", s.number))
+			r.retryNotifications(ids...)
+			return
+		}
+		ids = ids[sent:]
+	}
+}
+
+// notifySome sends maxNotify notifications at most, and returns for how many of the
+// notifiers it has sent all. It reports false if there is no room.
+func (r *Router) notifySome(s *session, ids []queue.NotifierID) (all int, ok bool) {
 	n := &r.notifications
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	var g group
 	counts := make(map[queue.NotifierID]int)
 	for _, id := range ids {
-		for _, one := range n.lists[id] {
-			if len(g) == maxNotify {
-				n.markReady(id)
-				break
-			}
+		list := n.lists[id]
+		some := list[:min(len(list), maxNotify-len(g))]
+		for _, one := range some {
 			g = append(g, s.encodeEvent(event{id.EntityID, one.event}))
-			counts[id]++
 		}
+		counts[id] = len(some)
+		if len(some) < len(list) {
+			break
+		}
+		all++
 	}
 	if len(g) == 0 {
-		return
+		return all, true
 	}
 	if !s.offer(g) {
-		r.log.LogAttrs(r.ctx, slog.LevelDebug, "notifications are delivered later: there is no room in the output")
-		for id := range counts {
-			n.markReady(id)
-		}
-		return
+		return 0, false
 	}
 	for id, count := range counts {
 		r.remove(id, count)
 	}
 	r.counters.MsgNtfs.Add(int64(len(g)))
 	r.counters.MsgNtfsB.Add(int64(len(g)/notificationsPerBlock + 1))
+	return all, true
 }

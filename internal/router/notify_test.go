@@ -2,6 +2,7 @@ package router_test
 
 import (
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -115,25 +116,79 @@ func TestNotifierInNew(t *testing.T) {
 	})
 }
 
-// Notifications expire, and the oldest go when there are too many.
+// Notifications expire; younger ones stay.
 //
 // conformance: 111
 func TestNotificationsExpire(t *testing.T) {
 	t.Parallel()
-	st := newSite(t).openStore(t, 0)
-	r := start(t, st, func(o *router.Options) { o.NotificationTTL, o.NotifyInterval = 2*time.Second, time.Hour })
-	p := r.dial(t, 19)
+	var later atomic.Int64
+	r := start(t, newSite(t).openStore(t, 0), func(o *router.Options) {
+		o.Now = func() time.Time { return time.Now().Add(time.Duration(later.Load())) }
+		o.NotificationExpireInterval = 10 * time.Millisecond
+	})
+	p, notifier := r.dial(t, 19), r.dial(t, 19)
 	b := p.newQueue(createOnly)
 	p.addNotifier(b)
-	p.sendNotifying(b, "x")
-	eventually(t, "that the notification expires", func() bool { return r.Counters().MsgNtfExpired.Load() == 1 })
-
-	few := start(t, st, func(o *router.Options) { o.MaxNotifications = 3 })
-	p = few.dial(t, 19)
-	for i := range 5 {
-		p.sendNotifying(b, fmt.Sprint(i))
+	p.sendNotifying(b, "old")
+	later.Store(int64(23 * time.Hour))
+	p.sendNotifying(b, "young")
+	later.Store(int64(25 * time.Hour))
+	eventually(t, "that the old one expires", func() bool { return r.Counters().MsgNtfExpired.Load() == 1 })
+	subscribed(notifier, b.notifier, b.notifierKey, &smp.NSUB{})
+	young := notifier.notified(b)
+	p.subscribe(b)
+	if next := p.ackNext(b, p.receive(b, "old"), "young"); !young.Equal(next) {
+		t.Error("the notification is about another message")
 	}
-	if c := few.Counters(); c.NtfCount.Load() != 3 || c.MsgNtfLost.Load() != 2 {
-		t.Errorf("%d notifications wait, %d are lost", c.NtfCount.Load(), c.MsgNtfLost.Load())
+	if n := r.Counters().NtfCount.Load(); n != 0 {
+		t.Errorf("%d notifications are left", n)
+	}
+}
+
+// When there are too many, the oldest go; who has none gets none, if others have all
+// the room.
+func TestTooManyNotifications(t *testing.T) {
+	t.Parallel()
+	st := newSite(t).openStore(t, 0)
+	for name, tc := range map[string]struct {
+		limit     func(*router.Options)
+		lost      int64
+		otherGets bool
+	}{
+		"for a notifier": {func(o *router.Options) { o.MaxNotifications = 3 }, 2, true},
+		"for all":        {func(o *router.Options) { o.MaxAllNotifications = 3 }, 3, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := start(t, st, tc.limit)
+			p, notifier := r.dial(t, 19), r.dial(t, 19)
+			b, other := p.newQueue(), p.newQueue(createOnly)
+			p.addNotifier(b)
+			p.addNotifier(other)
+			for i := range 5 {
+				p.sendNotifying(b, fmt.Sprint(i))
+			}
+			p.sendNotifying(other, "other")
+			if c := r.Counters(); c.MsgNtfLost.Load() != tc.lost {
+				t.Errorf("%d notifications are lost, not %d", c.MsgNtfLost.Load(), tc.lost)
+			}
+			ids := []smp.Short{p.receive(b, "0")}
+			for i := 1; i < 5; i++ {
+				ids = append(ids, p.ackNext(b, ids[i-1], fmt.Sprint(i)))
+			}
+			subscribed(notifier, b.notifier, b.notifierKey, &smp.NSUB{})
+			for _, want := range ids[2:] {
+				if got := notifier.notified(b); !got.Equal(want) {
+					t.Error("the notification is about another message")
+				}
+			}
+			if tc.otherGets {
+				subscribed(notifier, other.notifier, other.notifierKey, &smp.NSUB{})
+				notifier.notified(other)
+			}
+			p.sendNotifying(b, "later") // there is room again
+			notifier.notified(b)
+			eventually(t, "that all are delivered", func() bool { return r.Counters().NtfCount.Load() == 0 })
+			notifier.quiet()
+		})
 	}
 }

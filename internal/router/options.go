@@ -31,6 +31,8 @@ type Store interface {
 	AddNotifier(context.Context, *store.Queue, queue.Notifier) (old queue.Notifier, err error)
 	DeleteNotifier(context.Context, *store.Queue) (old queue.Notifier, err error)
 	SuspendQueue(context.Context, *store.Queue) error
+	BlockQueue(context.Context, *store.Queue, queue.Blocking) error
+	UnblockQueue(context.Context, *store.Queue) error
 	SetUpdatedAt(ctx context.Context, q *store.Queue, seconds int64) error
 	DeleteQueue(context.Context, *store.Queue) (was store.View, err error)
 
@@ -43,6 +45,7 @@ type Store interface {
 	QueueSize(context.Context, queue.RecipientID) (int64, error)
 	ExpireMessages(context.Context, store.ExpireOptions) (store.Expired, error)
 	PurgeDeleted(ctx context.Context, before int64) (store.Removed, error)
+	OnChange(func(queue.RecipientID))
 
 	Service(context.Context, queue.Service) (queue.ServiceID, error)
 	SetServices(context.Context, []*store.Queue, queue.Party, queue.ServiceID) []error
@@ -85,6 +88,9 @@ type Options struct {
 	DeletedTTL time.Duration
 	// ExpireInterval is how often old messages and deleted queues are removed. 2 hours.
 	ExpireInterval time.Duration
+	// ExpireOnStart says that this is done at the start as well, while the router
+	// serves already.
+	ExpireOnStart bool
 	// ExpireBatch is of how many queues messages are removed at a time.
 	// [store.DefaultExpireBatch].
 	ExpireBatch int
@@ -95,11 +101,26 @@ type Options struct {
 	Proxy ProxyOptions
 
 	// Output is how many bytes wait to be sent to a client before the router reads
-	// no more from it and leaves messages in their queues. 1 MiB, which smp-server
-	// does not know: it counts blocks.
+	// no more from it and leaves messages in their queues. 128 blocks; smp-server has 128
+	// entries of any number of blocks.
 	Output int
-	// MaxConnections is how many connections there may be at a time; 0: any number.
-	MaxConnections int
+	// Limits are against those who use too much of the router.
+	Limits Limits
+
+	// TLSTimeout is how long the TLS handshake of a client may take. 1 minute.
+	TLSTimeout time.Duration
+	// HandshakeTimeout is how long the handshake of the protocol may take then. 2
+	// minutes.
+	HandshakeTimeout time.Duration
+	// BlockTimeout is how long a client may take to send the rest of a block, or to
+	// take one, before it is disconnected. 2 minutes; smp-server waits for ever.
+	BlockTimeout time.Duration
+	// CloseTimeout is how long a client may take to close its end of a connection that
+	// the router has closed. 5 s.
+	CloseTimeout time.Duration
+	// LogTLSErrors says that connections which fail in TLS are logged one by one. Others
+	// that come to nothing are so at debug, and all of them are counted.
+	LogTLSErrors bool
 
 	// EndInterval is how long END, ENDS and DELD are gathered. 15 s.
 	EndInterval time.Duration
@@ -107,15 +128,31 @@ type Options struct {
 	NotifyInterval time.Duration
 	// NotificationTTL is how long notifications are kept for a notifier. 24 hours.
 	NotificationTTL time.Duration
+	// NotificationExpireInterval is how often old notifications are removed; if the
+	// time that they are kept is shorter, that often. 1 hour.
+	NotificationExpireInterval time.Duration
 	// MaxNotifications is how many are kept for one notifier; then the oldest is
 	// dropped. 1000; smp-server has no limit.
 	MaxNotifications int
+	// MaxAllNotifications is how many are kept for all notifiers together; then each
+	// new one takes the place of the oldest for the same notifier, if there is one.
+	// 1 million, which take some 300 MB; smp-server has no limit.
+	MaxAllNotifications int
+	// NotificationLog is the file in which notifications are kept while the router
+	// does not run: New reads it, and copies it to a name that ends in ".bak". Empty:
+	// they are lost.
+	NotificationLog string
+	// SaveInterval is how often it is written, if something has changed, so that not
+	// much is lost if the router is killed. 30 s; smp-server writes it when it stops.
+	SaveInterval time.Duration
 
 	// InactiveTTL is after how much time connections are closed that are not
 	// subscribed to anything and silent. 0: never.
 	InactiveTTL time.Duration
 	// InactiveCheck is how often the router looks for such connections. 1 hour.
 	InactiveCheck time.Duration
+
+	chance chance
 }
 
 // setDefaults sets what is zero.
@@ -127,14 +164,20 @@ func (o *Options) setDefaults() {
 	orElse(&o.MessageTTL, 21*24*time.Hour)
 	orElse(&o.DeletedTTL, 21*24*time.Hour)
 	orElse(&o.ExpireInterval, 2*time.Hour)
-	orElse(&o.Output, 1<<20)
+	orElse(&o.Output, 128*smp.BlockSize)
 	orElse(&o.EndInterval, 15*time.Second)
 	orElse(&o.NotifyInterval, 1500*time.Millisecond)
 	orElse(&o.NotificationTTL, 24*time.Hour)
+	orElse(&o.NotificationExpireInterval, time.Hour)
 	orElse(&o.MaxNotifications, 1000)
+	orElse(&o.MaxAllNotifications, 1_000_000)
+	orElse(&o.SaveInterval, 30*time.Second)
 	orElse(&o.InactiveCheck, time.Hour)
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.chance == nil {
+		o.chance = random{}
 	}
 	if o.Now == nil {
 		o.Now = time.Now

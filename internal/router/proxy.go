@@ -2,9 +2,13 @@ package router
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -34,6 +38,14 @@ type ProxyOptions struct {
 	ErrorMemory time.Duration
 	// Socks is the host and port of a SOCKS5 server for onion hosts; empty: none.
 	Socks string
+	// SocksAlways says that other hosts are reached by it too.
+	SocksAlways bool
+	// SocksUser and SocksPassword are what the router is known by to that server; empty:
+	// nothing.
+	SocksUser, SocksPassword string
+	// SocksIsolate says that each connection has credentials of its own there, at
+	// random, so that the server keeps them apart, as Tor does.
+	SocksIsolate bool
 	// PreferOnion says that, of a router with several hosts, an onion host is chosen,
 	// if there is a SOCKS server; otherwise it is a public one.
 	PreferOnion bool
@@ -41,6 +53,26 @@ type ProxyOptions struct {
 	RequirePreferred bool
 	// OwnDomains are the domains of routers that are counted apart.
 	OwnDomains []string
+	// Deny are networks with which the router does not connect; none if it is empty. Names
+	// that are resolved by the SOCKS server are not looked at.
+	Deny []netip.Prefix
+	// MaxRelays is how many other routers there may be at a time, connected or remembered
+	// with an error. 10,000; smp-server has no limit.
+	MaxRelays int
+	// SendQueue is how many commands for one router may be handed over before the others
+	// have to wait. 64.
+	SendQueue int
+	// EventQueue is how many events of one router may wait. There should be none. 2048.
+	EventQueue int
+	// CheckInterval is how often connections are looked at that seem to be dead: of those
+	// routers that have left MaxTimeouts commands in succession without a response, and
+	// were not heard for MaxSilence. 10 minutes, 3, 15 minutes.
+	CheckInterval time.Duration
+	MaxTimeouts   int
+	MaxSilence    time.Duration
+	// KeepAlive says when TCP finds a connection to be dead. After 30 s, then each 15 s,
+	// 4 times.
+	KeepAlive net.KeepAliveConfig
 	// Network makes the connections; nil for those of the system.
 	Network proxy.ContextDialer
 }
@@ -50,6 +82,29 @@ func (o *ProxyOptions) setDefaults() {
 	orElse(&o.ConnectTimeout, 45*time.Second)
 	orElse(&o.ResponseTimeout, 30*time.Second)
 	orElse(&o.ErrorMemory, 30*time.Second)
+	orElse(&o.MaxRelays, 10_000)
+	orElse(&o.SendQueue, 64)
+	orElse(&o.EventQueue, 2048)
+	orElse(&o.CheckInterval, 10*time.Minute)
+	orElse(&o.MaxTimeouts, 3)
+	orElse(&o.MaxSilence, 15*time.Minute)
+}
+
+// denies reports whether an address is in a network with which the router does not
+// connect.
+func (o *ProxyOptions) denies(ip netip.Addr) bool {
+	return slices.ContainsFunc(o.Deny, func(p netip.Prefix) bool { return p.Contains(ip) })
+}
+
+// socksAuth returns what a connection is known by to the SOCKS server.
+func (o *ProxyOptions) socksAuth() *proxy.Auth {
+	switch {
+	case o.SocksIsolate:
+		return &proxy.Auth{User: rand.Text(), Password: rand.Text()}
+	case o.SocksUser != "":
+		return &proxy.Auth{User: o.SocksUser, Password: o.SocksPassword}
+	}
+	return nil
 }
 
 // relays are the connections to other routers. All clients share them.
@@ -59,6 +114,7 @@ type relays struct {
 	mu        sync.Mutex // guards what follows
 	byAddress map[string]*relay
 	bySession map[smp.EntityID]*relay
+	failed    []*relay // those of byAddress that cannot be reached, in the order of until
 }
 
 // A relay is a router that commands are forwarded to.
@@ -68,11 +124,12 @@ type relay struct {
 	done chan struct{} // closed when what follows is set
 
 	client *client.Client
-	answer smp.Response // PKEY, or the error; it holds until then, in Unix nanoseconds
-	until  int64
+	answer smp.Response // PKEY, or the error
+	until  time.Time    // when an error is forgotten
 
 	timeouts atomic.Int64 // in succession
-	heard    atomic.Int64 // Unix seconds of the last response
+	heard    atomic.Int64 // when the last response came, in nanoseconds after connected
+	since    time.Time    // when it was connected
 }
 
 var (
@@ -115,61 +172,90 @@ func (rq *request) connectRelay(c *smp.PRXY) (smp.Response, error) {
 	if r.o.Proxy.Disabled || !r.o.Password.IsZero() && !r.o.Password.Equal(c.Password) {
 		return nil, smp.ErrProxyPassword
 	}
-	to := r.relay(c)
-	r.counters.proxied(to.own, &r.counters.PRelays, &r.counters.PRelaysOwn, func(c *ProxyCounters) { c.Requests.Add(1) })
-	answer := func() smp.Response {
-		r.counters.proxied(to.own, &r.counters.PRelays, &r.counters.PRelaysOwn, func(c *ProxyCounters) { c.count(to.answer) })
-		return to.answer
-	}
-	select {
-	case <-to.done:
-		return answer(), nil
-	default:
+	own := r.isOwn(c.Hosts[0].String())
+	count := func(f func(*ProxyCounters)) { r.counters.proxied(own, &r.counters.PRelays, &r.counters.PRelaysOwn, f) }
+	count(func(c *ProxyCounters) { c.Requests.Add(1) })
+	if to := r.knownRelay(c); to != nil {
+		count(func(c *ProxyCounters) { c.count(to.answer) })
+		return to.answer, nil
 	}
 	return nil, s.answerLater(rq, func(ctx context.Context) (smp.Response, error) {
-		select {
-		case <-to.done:
-			return answer(), nil
-		case <-ctx.Done():
-			return nil, errRelayNetwork
+		answer := smp.Response(failure(errRelayNetwork))
+		to := r.relay(c) //nolint:contextcheck // other clients wait for the connection as well
+		if to != nil {   // else there are too many
+			select {
+			case <-to.done:
+				answer = to.answer
+			case <-ctx.Done(): // the client is gone
+			}
 		}
+		count(func(c *ProxyCounters) { c.count(answer) })
+		return answer, nil
 	})
 }
 
-// relay returns the connection to a router, or the attempt at it, which it begins if
-// there is none.
-func (r *Router) relay(c *smp.PRXY) *relay {
-	address := &smp.RouterAddress{Fingerprint: c.Fingerprint, Hosts: c.Hosts, Port: c.Port}
-	name := fmt.Sprint(c.Fingerprint, c.Hosts, address.PortOrDefault())
-	now := r.o.Now().UnixNano()
+// relayName returns what tells one router from another.
+func relayName(c *smp.PRXY) string {
+	port := (&smp.RouterAddress{Port: c.Port}).PortOrDefault()
+	return fmt.Sprint(c.Fingerprint, c.Hosts, port)
+}
+
+// knownRelay returns the connection to a router, also if that failed not long ago; nil if
+// there is none, or not yet.
+func (r *Router) knownRelay(c *smp.PRXY) *relay {
 	p := &r.relays
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for name, to := range p.byAddress {
-		if to.failed(now) {
-			delete(p.byAddress, name)
+	p.forgetFailed(r.o.Now())
+	if to := p.byAddress[relayName(c)]; to != nil {
+		select {
+		case <-to.done:
+			return to
+		default:
 		}
 	}
+	return nil
+}
+
+// relay returns the connection to a router, or the attempt at it, which it begins if
+// there is none; nil if there are too many routers.
+func (r *Router) relay(c *smp.PRXY) *relay {
+	address := &smp.RouterAddress{Fingerprint: c.Fingerprint, Hosts: c.Hosts, Port: c.Port}
+	name := relayName(c)
+	p := &r.relays
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.forgetFailed(r.o.Now())
 	to := p.byAddress[name]
-	if to == nil {
-		to = &relay{name: name, own: r.isOwn(c.Hosts[0].String()), done: make(chan struct{})}
-		if p.byAddress == nil {
-			p.byAddress, p.bySession = make(map[string]*relay), make(map[smp.EntityID]*relay)
-		}
-		p.byAddress[name] = to
-		p.tasks.Go(func() { r.serveRelay(to, address) })
+	if to != nil {
+		return to
 	}
+	if len(p.byAddress) >= r.o.Proxy.MaxRelays {
+		if len(p.failed) == 0 {
+			return nil
+		}
+		p.forgetFirst()
+	}
+	to = &relay{name: name, own: r.isOwn(c.Hosts[0].String()), done: make(chan struct{})}
+	if p.byAddress == nil {
+		p.byAddress, p.bySession = make(map[string]*relay), make(map[smp.EntityID]*relay)
+	}
+	p.byAddress[name] = to
+	p.tasks.Go(func() { r.serveRelay(to, address) })
 	return to
 }
 
-// failed reports whether an attempt has failed so long ago that another may be made.
-func (to *relay) failed(now int64) bool {
-	select {
-	case <-to.done:
-		return to.client == nil && to.until <= now
-	default:
-		return false
+// forgetFailed forgets those that failed so long ago that another attempt may be made.
+func (p *relays) forgetFailed(now time.Time) {
+	for len(p.failed) > 0 && !now.Before(p.failed[0].until) {
+		p.forgetFirst()
 	}
+}
+
+// forgetFirst forgets the first of those that failed.
+func (p *relays) forgetFirst() {
+	delete(p.byAddress, p.failed[0].name)
+	p.failed = p.failed[1:]
 }
 
 // isOwn reports whether a host is in one of the operator's own domains.
@@ -184,20 +270,22 @@ func (r *Router) isOwn(host string) bool {
 
 // serveRelay connects to a router and keeps the connection until it ends.
 func (r *Router) serveRelay(to *relay, address *smp.RouterAddress) {
+	p := &r.relays
 	c, answer, err := r.dialRelay(address)
 	if err != nil {
-		r.log.LogAttrs(r.ctx, slog.LevelDebug, "another router cannot be reached", slog.Any("error", err))
+		r.log.LogAttrs(r.ctx, slog.LevelWarn, "another router cannot be reached", slog.String("host", address.Hosts[0].String()), slog.Any("error", err))
+		p.mu.Lock()
 		to.answer = failure(relayError(err))
-		to.until = r.o.Now().Add(r.o.Proxy.ErrorMemory).UnixNano()
+		to.until = r.o.Now().Add(r.o.Proxy.ErrorMemory)
+		p.failed = append(p.failed, to)
+		p.mu.Unlock()
 		close(to.done)
 		return
 	}
 	defer c.Close()
 	defer context.AfterFunc(r.ctx, c.Close)()
 	session := c.Session().ID.ID()
-	to.client, to.answer = c, answer
-	to.heard.Store(r.o.Now().Unix())
-	p := &r.relays
+	to.client, to.answer, to.since = c, answer, r.o.Now()
 	p.mu.Lock()
 	p.bySession[session] = to
 	p.mu.Unlock()
@@ -207,8 +295,24 @@ func (r *Router) serveRelay(to *relay, address *smp.RouterAddress) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.bySession, session)
-	if p.byAddress[to.name] == to {
-		delete(p.byAddress, to.name)
+	delete(p.byAddress, to.name)
+}
+
+// checkRelays gives up connections that seem to be dead.
+func (r *Router) checkRelays() {
+	p, o, now := &r.relays, &r.o.Proxy, r.o.Now()
+	var dead []*relay
+	p.mu.Lock()
+	for _, to := range p.bySession {
+		silence := now.Sub(to.since) - time.Duration(to.heard.Load())
+		if to.timeouts.Load() >= int64(o.MaxTimeouts) && silence >= o.MaxSilence {
+			dead = append(dead, to)
+		}
+	}
+	p.mu.Unlock()
+	for _, to := range dead {
+		r.log.LogAttrs(r.ctx, slog.LevelDebug, "another router does not answer any more")
+		to.client.Close()
 	}
 }
 
@@ -223,7 +327,11 @@ func (r *Router) dialRelay(address *smp.RouterAddress) (*client.Client, *smp.PKE
 	at.Hosts = []smp.Host{host}
 	ctx, cancel := context.WithTimeout(r.ctx, o.ConnectTimeout)
 	defer cancel()
-	c, err := client.Dial(ctx, &at, client.Options{Versions: r.o.Versions, Proxy: true, Socks: o.Socks, TLS: r.o.TLS, Network: o.Network})
+	c, err := client.Dial(ctx, &at, client.Options{
+		Versions: r.o.Versions, Proxy: true, TLS: r.o.TLS,
+		Socks: o.Socks, SocksAlways: o.SocksAlways, SocksAuth: o.socksAuth(),
+		Refuse: o.denies, KeepAlive: o.KeepAlive, SendQueue: o.SendQueue, EventQueue: o.EventQueue, Network: o.Network,
+	})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -266,7 +374,7 @@ func relayError(err error) smp.Error {
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return errRelayTimeout
-	case errors.Is(err, client.ErrOnion):
+	case errors.Is(err, client.ErrOnion), errors.Is(err, client.ErrRefused):
 		return errRelayHost
 	}
 	return errRelayNetwork
@@ -293,38 +401,28 @@ func (rq *request) forward(c *smp.PFWD) (smp.Response, error) {
 	})
 }
 
-const (
-	// relayTimeouts and relaySilence are when a connection is given up: after so many
-	// requests without response, if nothing was heard for so many seconds.
-	relayTimeouts = 3
-	relaySilence  = 15 * 60
-)
-
 // exchange forwards a command, and returns PRES or an error.
 func (r *Router) exchange(ctx context.Context, to *relay, f auth.Forwarded) smp.Response {
 	ctx, cancel := context.WithTimeout(ctx, r.o.Proxy.ResponseTimeout)
 	defer cancel()
 	sealed, err := to.client.Forward(ctx, f)
-	now := r.o.Now().Unix()
-	if errors.Is(err, context.DeadlineExceeded) {
-		if to.timeouts.Add(1) >= relayTimeouts && now-to.heard.Load() >= relaySilence {
-			to.client.Close()
-		}
+	e, answered := errors.AsType[smp.Error](err)
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		to.timeouts.Add(1)
 		return failure(errRelayTimeout)
+	case errors.Is(err, context.Canceled), errors.Is(err, client.ErrClosed):
+		return failure(errRelayNetwork) // the client is gone, or the other router
 	}
 	to.timeouts.Store(0)
-	to.heard.Store(now)
-	if err == nil {
-		return &smp.PRES{Encrypted: sealed}
-	}
-	if e, ok := errors.AsType[smp.Error](err); ok {
-		return failure(smp.ProxyProtocolError{Err: e})
-	}
+	to.heard.Store(int64(r.o.Now().Sub(to.since)))
 	switch {
+	case err == nil:
+		return &smp.PRES{Encrypted: sealed}
+	case answered:
+		return failure(smp.ProxyProtocolError{Err: e})
 	case errors.Is(err, auth.ErrOpen):
 		return failure(smp.ErrCrypto)
-	case errors.Is(err, client.ErrUnexpected):
-		return failure(smp.ProxyBrokerError{Kind: smp.BrokerUnexpected})
 	}
-	return failure(errRelayNetwork)
+	return failure(smp.ProxyBrokerError{Kind: smp.BrokerUnexpected, Text: "not RRES"})
 }

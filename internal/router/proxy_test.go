@@ -6,7 +6,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/smpq/smpq/internal/auth"
 	"github.com/smpq/smpq/internal/client"
@@ -29,13 +28,23 @@ func TestProxy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	wrong, err := smp.ParsePassword("wrong")
+	if err != nil {
+		t.Fatal(err)
+	}
 	relay := start(t, st)
 	proxy := start(t, st)
 	guarded := start(t, st, func(o *router.Options) { o.Password = password })
 	closed := start(t, st, func(o *router.Options) { o.Proxy.Disabled = true })
 	eachVersion(t, 8, func(t *testing.T, v smp.Version) {
 		alice, bob := relay.dial(t, v), proxy.dial(t, v)
-		guarded.dial(t, v).refused(smp.ErrProxyPassword, smp.EntityID{}, none(), prxy(relay.address))
+		ask := prxy(relay.address)
+		for _, p := range []smp.Password{{}, wrong} {
+			ask.Password = p
+			guarded.dial(t, v).refused(smp.ErrProxyPassword, smp.EntityID{}, none(), ask)
+		}
+		ask.Password = password
+		must[*smp.PKEY](guarded.dial(t, v), smp.EntityID{}, none(), ask)
 		closed.dial(t, v).refused(smp.ErrProxyPassword, smp.EntityID{}, none(), prxy(relay.address))
 		first := must[*smp.PKEY](bob, smp.EntityID{}, none(), prxy(relay.address))
 		again := must[*smp.PKEY](proxy.dial(t, v), smp.EntityID{}, none(), prxy(relay.address))
@@ -81,80 +90,56 @@ func TestProxy(t *testing.T) {
 	})
 }
 
-// conformance: 144, 146, 147, 148, 149
+// conformance: 144, 147, 148, 149
 func TestProxyErrors(t *testing.T) {
 	t.Parallel()
 	st := newSite(t).openStore(t, 0)
-	proxy := start(t, st, func(o *router.Options) { o.Proxy.ErrorMemory = time.Hour })
-	bob := proxy.dial(t, 19)
-	bob.refused(smp.ErrNoSession, smp.NewEntityID("nobody"), none(), &smp.PFWD{Version: 18, Key: newKey(t, smp.X25519).Public(), Encrypted: make([]byte, 16242)})
-
-	l := listen(t)
-	dead := addressOf(t, proxy.Identity(), l)
-	l.Close()
-	for range 100 {
-		bob.refused(smp.ProxyBrokerError{Kind: smp.BrokerNetwork}, smp.EntityID{}, none(), prxy(dead))
-	}
-	if c := &proxy.Counters().PRelays; c.Requests.Load() != 100 || c.ErrorsConnect.Load() != 100 {
-		t.Errorf("%d requests, %d errors", c.Requests.Load(), c.ErrorsConnect.Load())
-	}
+	proxy := start(t, st)
 	old := start(t, st, func(o *router.Options) { o.Versions.Max = 7 })
-	bob.refused(smp.ErrTransportVersion, smp.EntityID{}, none(), prxy(old.address))
 	other := *start(t, st).address
 	other.Fingerprint = proxy.Identity()
-	bob.refused(smp.ProxyBrokerError{Kind: smp.BrokerNetwork}, smp.EntityID{}, none(), prxy(&other))
-
 	relay := routertest.Start(t, routertest.Options{})
-	through, err := bob.Relay(t.Context(), relay.Address(), smp.Password{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	request := client.Request{Entity: smp.NewEntityID("nobody"), Command: &smp.LGET{}}
-	if _, err := through.Do(t.Context(), request); !errors.Is(err, smp.ErrAuth) {
-		t.Errorf("LGET of nothing: %v", err)
-	}
-	relay.Disconnect()
-	eventually(t, "that the session is forgotten", func() bool {
-		_, err := through.Do(t.Context(), request)
-		return errors.Is(err, smp.ErrNoSession)
-	})
-	if through, err = bob.Relay(t.Context(), relay.Address(), smp.Password{}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := through.Do(t.Context(), request); !errors.Is(err, smp.ErrAuth) {
-		t.Errorf("LGET of nothing, in another session: %v", err)
-	}
-	through, err = bob.Relay(t.Context(), proxy.address, smp.Password{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := through.Do(t.Context(), client.Request{Command: &smp.PING{}}); !errors.Is(err, smp.ErrProhibited) {
-		t.Errorf("PING, forwarded: %v", err)
-	}
-}
+	eachVersion(t, smp.VersionProxy, func(t *testing.T, v smp.Version) {
+		bob := proxy.dial(t, v)
+		bob.refused(smp.ErrNoSession, smp.NewEntityID("nobody"), none(), &smp.PFWD{Version: 18, Key: newKey(t, smp.X25519).Public(), Encrypted: make([]byte, 16242)})
+		bob.refused(smp.ErrTransportVersion, smp.EntityID{}, none(), prxy(old.address))
+		bob.refused(smp.ProxyBrokerError{Kind: smp.BrokerNetwork}, smp.EntityID{}, none(), prxy(&other))
 
-// Commands are answered while a proxy waits for another router, but for those that are
-// too many of the kind.
-//
-// conformance: 153, 154
-func TestProxyWaits(t *testing.T) {
-	t.Parallel()
-	proxy := start(t, newSite(t).openStore(t, 0), func(o *router.Options) {
-		o.Proxy.Concurrency, o.Proxy.ConnectTimeout = 1, 500*time.Millisecond
+		through, err := bob.Relay(t.Context(), relay.Address(), smp.Password{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		request := client.Request{Entity: smp.NewEntityID("nobody"), Command: &smp.SEND{}}
+		if _, err := through.Do(t.Context(), request); !errors.Is(err, smp.ErrAuth) {
+			t.Errorf("SEND to nobody: %v", err)
+		}
+		relay.Disconnect()
+		eventually(t, "that the session is forgotten", func() bool {
+			_, err := through.Do(t.Context(), request)
+			return errors.Is(err, smp.ErrNoSession)
+		})
+		if through, err = bob.Relay(t.Context(), relay.Address(), smp.Password{}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := through.Do(t.Context(), request); !errors.Is(err, smp.ErrAuth) {
+			t.Errorf("SEND to nobody, in another session: %v", err)
+		}
+		through, err = bob.Relay(t.Context(), proxy.address, smp.Password{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []smp.Command{&smp.PING{}, &smp.SUB{}, &smp.DEL{}} {
+			r := client.Request{Command: c}
+			if _, ping := c.(*smp.PING); !ping {
+				r.Entity, r.Key = smp.NewEntityID("nobody"), newKey(t, smp.Ed25519)
+			}
+			if _, err := through.Do(t.Context(), r); !errors.Is(err, smp.ErrProhibited) {
+				t.Errorf("%T, forwarded: %v", c, err)
+			}
+		}
 	})
-	silent := listen(t)
-	defer silent.Close()
-	bob := proxy.dial(t, 19)
-	call := bob.Start(t.Context(), client.Request{Command: prxy(addressOf(t, proxy.Identity(), silent))})[0]
-	bob.quiet()
-	select {
-	case <-call.Done():
-		t.Error("PRXY is answered already")
-	default:
-	}
-	_, err := call.Wait(t.Context())
-	if want := (smp.ProxyBrokerError{Kind: smp.BrokerTimeout}); !errors.Is(err, want) {
-		t.Errorf("PRXY to a silent router: %v, not %v", err, want)
+	if c := &proxy.Counters().PRelays; c.ErrorsCompat.Load() == 0 || c.ErrorsConnect.Load() == 0 || c.Successes.Load() == 0 {
+		t.Errorf("%d relays of old versions, %d that cannot be reached, %d that can", c.ErrorsCompat.Load(), c.ErrorsConnect.Load(), c.Successes.Load())
 	}
 }
 
@@ -180,31 +165,33 @@ func TestRelay(t *testing.T) {
 	t.Parallel()
 	r := start(t, newSite(t).openStore(t, 0))
 	asProxy := func(d *transport.Dialer) { d.Proxy = true }
-	w := r.wire(t, 19, asProxy)
-	if w.conn.Session().Encrypted || !r.wire(t, 19).conn.Session().Encrypted {
-		t.Error("blocks of proxies are encrypted, or those of others are not")
-	}
-	var one, two smp.Batch
-	ping := (&smp.Transmission{CorrID: corrID(5), Command: []byte("PING")}).Append(nil, 18)
-	_, _ = one.Add(ping)
-	_, _ = two.Add(ping)
-	_, _ = two.Add(ping)
-	id := corrID(0)
-	for _, c := range []struct {
-		command smp.Command
-		want    string
-	}{
-		{w.sealFor(t, id, 18, one.Content()), "RRES"},
-		{w.sealFor(t, id, 18, two.Content()), "ERR BLOCK"},
-		{w.sealFor(t, id, 18, []byte{9}), "RRES"},
-		{w.sealFor(t, id, 5, one.Content()), "RRES"},
-		{w.sealFor(t, id, 65535, one.Content()), "RRES"},
-		{w.sealFor(t, corrID(1), 18, one.Content()), "ERR CRYPTO"},
-		{&smp.RFWD{Encrypted: []byte("x")}, "ERR CRYPTO"},
-	} {
-		w.send(line{Command: c.command})
-		w.want(c.want)
-	}
+	eachVersion(t, smp.VersionProxy, func(t *testing.T, v smp.Version) {
+		w := r.wire(t, v, asProxy)
+		if w.conn.Session().Encrypted || v >= smp.VersionBlockEncryption && !r.wire(t, v).conn.Session().Encrypted {
+			t.Error("blocks of proxies are encrypted, or those of others are not")
+		}
+		var one, two smp.Batch
+		ping := (&smp.Transmission{CorrID: corrID(5), Command: []byte("PING")}).Append(nil, 18)
+		_, _ = one.Add(ping)
+		_, _ = two.Add(ping)
+		_, _ = two.Add(ping)
+		id := corrID(0)
+		for _, c := range []struct {
+			command smp.Command
+			want    string
+		}{
+			{w.sealFor(t, id, 18, one.Content()), "RRES"},
+			{w.sealFor(t, id, 18, two.Content()), "ERR BLOCK"},
+			{w.sealFor(t, id, 18, []byte{9}), "RRES"},
+			{w.sealFor(t, id, 5, one.Content()), "RRES"},
+			{w.sealFor(t, id, 65535, one.Content()), "RRES"},
+			{w.sealFor(t, corrID(1), 18, one.Content()), "ERR CRYPTO"},
+			{&smp.RFWD{Encrypted: []byte("x")}, "ERR CRYPTO"},
+		} {
+			w.send(line{Command: c.command})
+			w.want(c.want)
+		}
+	})
 	old := r.wire(t, 6)
 	old.send(line{Command: &smp.RFWD{Encrypted: []byte("x")}})
 	old.want("ERR PROXY BROKER TRANSPORT NO_AUTH")

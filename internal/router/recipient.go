@@ -8,23 +8,10 @@ import (
 	"slices"
 	"time"
 
-	"github.com/smpq/smpq/internal/auth"
 	"github.com/smpq/smpq/internal/queue"
 	"github.com/smpq/smpq/internal/smp"
 	"github.com/smpq/smpq/internal/store"
 )
-
-// agree returns the router's half of a new secret, and the secret.
-func agree(peer smp.PublicKey) (own smp.PublicKey, secret smp.DHSecret, err error) {
-	k, err := auth.GenerateKey(smp.X25519)
-	if err != nil {
-		return own, secret, err
-	}
-	if secret, err = k.Agree(peer); err != nil {
-		return own, secret, smp.ErrSyntax // the key forces the secret to be zero
-	}
-	return k.Public(), secret, nil
-}
 
 // create answers NEW.
 func (rq *request) create(ctx context.Context, c *smp.NEW) (smp.Response, error) {
@@ -35,12 +22,15 @@ func (rq *request) create(ctx context.Context, c *smp.NEW) (smp.Response, error)
 	case rq.service != nil && !c.Subscribe:
 		return nil, smp.ErrProhibited
 	}
+	if err := r.limits.newQueue(rq.session, r.o.Now()); err != nil {
+		return nil, err
+	}
 	q := &queue.Record{
 		RecipientKeys: []smp.PublicKey{c.RecipientKey}, Mode: c.Mode, UpdatedAt: queue.DateOf(r.today()),
 	}
 	ids := &smp.IDS{Mode: c.Mode}
 	var err error
-	if ids.DHKey, q.RcvDHSecret, err = agree(c.DHKey); err != nil {
+	if ids.DHKey, q.RcvDHSecret, err = r.o.chance.agree(c.DHKey); err != nil {
 		return nil, err
 	}
 	if rq.service != nil {
@@ -56,7 +46,7 @@ func (rq *request) create(ctx context.Context, c *smp.NEW) (smp.Response, error)
 	if c.Notifier != nil {
 		q.Notifier = &queue.Notifier{Key: c.Notifier.Key}
 		ids.Notifier = &smp.NewNotifierID{}
-		if ids.Notifier.DHKey, q.Notifier.DHSecret, err = agree(c.Notifier.DHKey); err != nil {
+		if ids.Notifier.DHKey, q.Notifier.DHSecret, err = r.o.chance.agree(c.Notifier.DHKey); err != nil {
 			return nil, err
 		}
 	}
@@ -90,15 +80,15 @@ func (rq *request) newLink(l *smp.NewLink) (*queue.Link, error) {
 func (rq *request) add(ctx context.Context, q *queue.Record, c *smp.NEW) error {
 	r := rq.session.router
 	for attempt := 1; ; attempt++ {
-		q.RecipientID.EntityID = newID()
+		q.RecipientID.EntityID = r.o.chance.id(rq.transmission.CorrID)
 		if c.Link == nil {
-			q.SenderID.EntityID = newID()
+			q.SenderID.EntityID = r.o.chance.id(rq.transmission.CorrID)
 		}
 		if c.Link != nil && c.Mode == queue.ModeMessaging {
-			q.Link.ID.EntityID = newID()
+			q.Link.ID.EntityID = r.o.chance.id(rq.transmission.CorrID)
 		}
 		if q.Notifier != nil {
-			q.Notifier.ID.EntityID = newID()
+			q.Notifier.ID.EntityID = r.o.chance.id(rq.transmission.CorrID)
 		}
 		err := rq.addSubscribed(ctx, q, c.Subscribe)
 		switch {
@@ -286,6 +276,7 @@ func (r *Router) tellEnd(s *session, a attached, was, id smp.EntityID, v *servic
 // A got says that GET was used for a queue in a session, and what it has delivered.
 type got struct {
 	inFlight smp.EntityID
+	since    int64 // in Unix seconds
 }
 
 func (s *session) usesGet(id smp.EntityID) bool {
@@ -311,7 +302,7 @@ func (rq *request) get(ctx context.Context) (smp.Response, error) {
 		r.counters.MsgGetNoMsg.Add(1)
 		return &smp.OK{}, nil
 	}
-	s.setGot(id.EntityID, m.ID.EntityID)
+	s.setGot(id.EntityID, m.ID.EntityID, r.o.Now().Unix())
 	if again {
 		r.counters.MsgGetDuplicate.Add(1)
 	} else {
@@ -336,11 +327,11 @@ func (s *session) takeGot(id smp.EntityID) (delivered bool) {
 	return delivered
 }
 
-func (s *session) setGot(id, m smp.EntityID) {
+func (s *session) setGot(id, m smp.EntityID, since int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e := s.gets[id]; e != nil {
-		e.inFlight = m
+		e.inFlight, e.since = m, since
 	}
 }
 
@@ -365,7 +356,7 @@ func (rq *request) acknowledge(ctx context.Context, m smp.EntityID) (smp.Respons
 		r.recipients.restore(d, s)
 		return nil, err
 	}
-	r.acknowledged(deleted, false)
+	r.acknowledged(id, deleted, d.since, false)
 	var answer smp.Response = &smp.OK{}
 	if next == nil {
 		r.recipients.settle(d.sub, s, smp.EntityID{}, nil)
@@ -384,7 +375,7 @@ func (rq *request) acknowledgeGot(ctx context.Context, m smp.EntityID) (smp.Resp
 		s.mu.Unlock()
 		return nil, smp.ErrNoMsg
 	}
-	was := e.inFlight
+	was := *e
 	e.inFlight = smp.EntityID{}
 	s.mu.Unlock()
 	if m.IsZero() {
@@ -392,19 +383,22 @@ func (rq *request) acknowledgeGot(ctx context.Context, m smp.EntityID) (smp.Resp
 	}
 	deleted, err := s.router.store.DeleteMessage(ctx, id, queue.MessageID{EntityID: m})
 	if err != nil {
-		s.setGot(id.EntityID, was) // the client may try again
+		s.setGot(id.EntityID, was.inFlight, was.since) // the client may try again
 		return nil, err
 	}
-	s.router.acknowledged(deleted, true)
+	s.router.acknowledged(id, deleted, was.since, true)
 	return &smp.OK{}, nil
 }
 
-// acknowledged counts a message that was deleted because it was acknowledged.
-func (r *Router) acknowledged(m *queue.Message, byGet bool) {
+// acknowledged counts a message that was deleted because it was acknowledged, having
+// been delivered at a Unix time.
+func (r *Router) acknowledged(id queue.RecipientID, m *queue.Message, since int64, byGet bool) {
 	if m == nil || m.QuotaMarker {
 		return
 	}
 	r.counters.MsgRecv.Add(1)
+	r.counters.AckTimes.add(r.o.Now().Unix() - since)
+	r.counters.ActiveQueues.add(id.EntityID, m.Notify)
 	if byGet {
 		r.counters.MsgRecvGet.Add(1)
 	}
@@ -455,11 +449,11 @@ func (rq *request) addNotifier(ctx context.Context, keys smp.NotifierKeys) (smp.
 	n := queue.Notifier{Key: keys.Key}
 	id := &smp.NID{}
 	var err error
-	if id.DHKey, n.DHSecret, err = agree(keys.DHKey); err != nil {
+	if id.DHKey, n.DHSecret, err = r.o.chance.agree(keys.DHKey); err != nil {
 		return nil, err
 	}
 	for attempt := 1; ; attempt++ {
-		n.ID.EntityID = newID()
+		n.ID.EntityID = r.o.chance.id(rq.transmission.CorrID)
 		old, err := r.store.AddNotifier(ctx, rq.queue, n)
 		switch {
 		case err == nil:
@@ -515,21 +509,13 @@ func (r *Router) gone(by *session, id, service smp.EntityID, g *registry, v *ser
 // delete answers DEL.
 func (rq *request) delete(ctx context.Context) (smp.Response, error) {
 	s, r := rq.session, rq.session.router
-	was, err := r.store.DeleteQueue(ctx, rq.queue)
+	was, err := r.deleteQueue(ctx, rq.queue, s)
 	if err != nil {
 		return nil, err
-	}
-	r.counters.QDeletedAll.Add(1)
-	if was.SenderKey.IsZero() {
-		r.counters.QDeletedNew.Add(1)
-	} else {
-		r.counters.QDeletedSecured.Add(1)
 	}
 	s.mu.Lock()
 	delete(s.gets, was.RecipientID.EntityID)
 	s.mu.Unlock()
-	r.gone(s, was.RecipientID.EntityID, was.RcvService.EntityID, r.recipients, r.rcvServices)
-	r.notifierGone(s, was.Notifier)
 	return &smp.OK{}, nil
 }
 

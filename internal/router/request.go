@@ -147,9 +147,8 @@ func (rq *request) encode() []byte {
 func (rq *request) encodeAnswer() []byte {
 	t := smp.Transmission{
 		SessionID: rq.session.id, CorrID: rq.transmission.CorrID, EntityID: rq.transmission.EntityID,
-		Command: rq.answer.Append(nil, rq.version),
 	}
-	return t.Append(nil, rq.version)
+	return rq.answer.Append(t.Append(nil, rq.version), rq.version) // a response is the end of it
 }
 
 func (rq *request) entity() smp.EntityID { return rq.transmission.EntityID.ID() }
@@ -348,9 +347,25 @@ func (s *session) carryOut(wave []*request) {
 	} else {
 		together(others, func(rq *request) { rq.execute(ctx) })
 	}
-	s.subscribeAll(ctx, subscribe)
-	s.subscribeNotifiers(ctx, notify)
+	s.inTurn(ctx, subscribe, s.subscribeAll)
+	s.inTurn(ctx, notify, s.subscribeNotifiers)
 	running.Wait()
+}
+
+// inTurn carries out requests that are one command to the limits, when its turn has
+// come.
+func (s *session) inTurn(ctx context.Context, requests []*request, carryOut func(context.Context, []*request)) {
+	if len(requests) == 0 {
+		return
+	}
+	if err := s.router.limits.begin(ctx); err != nil {
+		for _, rq := range requests {
+			rq.fail(err)
+		}
+		return
+	}
+	defer s.router.limits.end()
+	carryOut(ctx, requests)
 }
 
 // authError returns the protocol's error for one of package auth.
@@ -366,8 +381,15 @@ func authError(err error) smp.Error {
 	return smp.ErrInternal
 }
 
-// execute sets the answer to a command that is authorized.
+// execute sets the answer to a command that is authorized, when its turn has come. What
+// waits for another router has limits of its own.
 func (rq *request) execute(ctx context.Context) {
+	if !is[*smp.PRXY](rq) && !is[*smp.PFWD](rq) {
+		if rq.fail(rq.session.router.limits.begin(ctx)) {
+			return
+		}
+		defer rq.session.router.limits.end()
+	}
 	answer, err := rq.run(ctx)
 	if !rq.fail(err) {
 		rq.answer = answer
@@ -423,7 +445,7 @@ func (rq *request) run(ctx context.Context) (smp.Response, error) {
 	case *smp.PING:
 		return &smp.PONG{}, nil
 	case *smp.PRXY:
-		return rq.connectRelay(c) //nolint:contextcheck // other clients wait for the connection as well
+		return rq.connectRelay(c)
 	case *smp.PFWD:
 		return rq.forward(c)
 	case *smp.SUB, *smp.NSUB, *smp.RFWD: // are carried out elsewhere

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/smpq/smpq/internal/queue"
@@ -32,6 +32,9 @@ type Router struct {
 	ntfServices   *services
 	notifications notifications
 	relays        relays
+	limits        *limiter
+	changes       changes
+	numbers       atomic.Int64 // of clients
 
 	// Two contexts: that of what may be given up when the router stops, and that of
 	// commands, which are carried out to the end if the time suffices.
@@ -46,7 +49,7 @@ type Router struct {
 	mu       sync.Mutex // guards what follows
 	sessions map[*session]struct{}
 	ending   map[*session]struct{} // those to be told of an end
-	open     int                   // connections, also those that are not sessions yet
+	sockets  []*sockets
 }
 
 var (
@@ -57,17 +60,23 @@ var (
 )
 
 // New returns a router that serves nobody yet. It fails if clients would refuse its
-// certificates.
+// certificates, or the notification log cannot be read; single lines of that which
+// cannot be read are logged and left out.
 func New(o Options) (*Router, error) {
 	o.setDefaults()
 	r := &Router{
 		o: o, store: o.Store, log: o.Log,
 		recipients: newRegistry(recipientSide, o.Now), notifiers: newRegistry(notifierSide, o.Now),
 		sessions: make(map[*session]struct{}), ending: make(map[*session]struct{}),
+		limits:  newLimiter(o.Limits),
+		changes: changes{news: make(chan struct{}, 1)},
 	}
 	r.rcvServices = newServices(queue.PartyRecipient, queue.RoleMessaging, &r.counters.RcvServices)
 	r.ntfServices = newServices(queue.PartyNotifier, queue.RoleNotifier, &r.counters.NtfServices)
-	config := transport.AcceptorConfig{Credentials: o.Credentials, Versions: o.Versions, TLS: o.TLS}
+	config := transport.AcceptorConfig{
+		Credentials: o.Credentials, Versions: o.Versions, TLS: o.TLS,
+		TLSTimeout: o.TLSTimeout, HandshakeTimeout: o.HandshakeTimeout, BlockTimeout: o.BlockTimeout, CloseTimeout: o.CloseTimeout,
+	}
 	if !o.NoServices {
 		config.Service = r.takeService
 	}
@@ -75,12 +84,25 @@ func New(o Options) (*Router, error) {
 	if r.acceptor, err = transport.NewAcceptor(config); err != nil {
 		return nil, fmt.Errorf("router: %w", err)
 	}
+	if err := r.restoreNotifications(); err != nil {
+		return nil, fmt.Errorf("router: restore notifications: %w", err)
+	}
 	r.stopping, r.stop = context.WithCancel(context.Background())
 	r.ctx, r.abort = context.WithCancelCause(context.Background())
+	r.loops.Go(r.followChanges)
+	o.Store.OnChange(r.changed)
+	r.every(failureInterval, (&failures{router: r}).log)
 	r.every(o.EndInterval, r.flushEnds)
 	r.every(o.NotifyInterval, r.deliverNotifications)
-	r.every(min(time.Hour, o.NotificationTTL), r.expireNotifications)
+	r.every(min(o.NotificationExpireInterval, o.NotificationTTL), r.expireNotifications)
+	if o.NotificationLog != "" {
+		r.every(o.SaveInterval, r.saveNotifications)
+	}
+	if o.ExpireOnStart {
+		r.loops.Go(r.expire)
+	}
 	r.every(o.ExpireInterval, r.expire)
+	r.every(o.Proxy.CheckInterval, r.checkRelays)
 	if o.InactiveTTL > 0 {
 		r.every(o.InactiveCheck, r.closeInactive)
 	}
@@ -106,78 +128,22 @@ func (r *Router) every(interval time.Duration, do func()) {
 // Identity returns the fingerprint by which addresses name the router.
 func (r *Router) Identity() smp.Fingerprint { return r.acceptor.Identity() }
 
+// SetCredentials replaces the certificates and the key while the router serves.
+// Connections that there are go on with those that they began with. It fails, and
+// changes nothing, if clients would refuse the certificates, or if they are those of
+// another router.
+func (r *Router) SetCredentials(c transport.Credentials) error {
+	if err := r.acceptor.SetCredentials(c); err != nil {
+		return fmt.Errorf("router: %w", err)
+	}
+	return nil
+}
+
 // Counters returns the counters of the router.
 func (r *Router) Counters() *Counters { return &r.counters }
 
 // storeTimeout is how long the router itself waits for the store.
 const storeTimeout = 10 * time.Second
-
-// retryAccept is how long the router waits after it could not accept a connection,
-// such as for want of file descriptors.
-const retryAccept = 50 * time.Millisecond
-
-// Serve accepts connections until ctx ends or the router is stopped, then closes the
-// listener and returns nil. It may be called for several listeners. Sessions outlive
-// it. Its error is that of a listener that others have closed.
-func (r *Router) Serve(ctx context.Context, l net.Listener) error {
-	defer l.Close() //nolint:errcheck // it serves no purpose any more
-	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
-	defer context.AfterFunc(r.stopping, func() { _ = l.Close() })() //nolint:contextcheck // that of the router
-	for {
-		conn, err := l.Accept()
-		switch {
-		case err == nil:
-			r.counters.Accepted.Add(1)
-			r.take(conn) //nolint:contextcheck // sessions outlive Serve
-		case ctx.Err() != nil, r.stopping.Err() != nil:
-			return nil
-		case errors.Is(err, net.ErrClosed):
-			return fmt.Errorf("accept connections: %w", err)
-		default:
-			r.log.LogAttrs(ctx, slog.LevelWarn, "a connection cannot be accepted", slog.Any("error", err))
-			select {
-			case <-time.After(retryAccept):
-			case <-ctx.Done():
-			case <-r.stopping.Done():
-			}
-		}
-	}
-}
-
-// take serves a connection, unless there are too many or the router stops.
-func (r *Router) take(conn net.Conn) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.stopping.Err() != nil || r.o.MaxConnections > 0 && r.open >= r.o.MaxConnections {
-		_ = conn.Close()
-		return
-	}
-	r.open++
-	r.counters.Active.Add(1)
-	r.connections.Go(func() {
-		r.serve(conn)
-		r.counters.Active.Add(-1)
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.open--
-	})
-}
-
-// serve serves one client.
-func (r *Router) serve(raw net.Conn) {
-	conn, err := r.acceptor.Accept(r.stopping, raw)
-	if err != nil {
-		r.log.LogAttrs(r.stopping, slog.LevelDebug, "the handshake failed", slog.Any("error", err))
-		return
-	}
-	r.counters.Connected.Add(1)
-	s := newSession(r, conn)
-	if r.join(s) {
-		s.run()
-		r.leave(s)
-	}
-	_ = conn.Close() // the client may have done so
-}
 
 // join adds a session, unless the router stops.
 func (r *Router) join(s *session) bool {
@@ -203,7 +169,8 @@ func (r *Router) leave(s *session) {
 
 // Shutdown stops the router: it accepts nothing more, finishes the commands that it
 // has received, sends the answers and closes the connections. It returns the error
-// of ctx if that ends before, with all connections closed all the same.
+// of ctx if that ends before, with all connections closed all the same. At last, it
+// saves the notifications.
 func (r *Router) Shutdown(ctx context.Context) error {
 	r.mu.Lock()
 	r.stop()
@@ -234,22 +201,24 @@ func (r *Router) Shutdown(ctx context.Context) error {
 	r.abort(ErrStopped)
 	r.relays.tasks.Wait()
 	r.loops.Wait()
+	r.store.OnChange(nil)
+	if r.o.NotificationLog != "" {
+		if saving := r.writeNotifications(); saving != nil {
+			err = errors.Join(err, fmt.Errorf("save notifications: %w", saving))
+		}
+	}
 	return err
 }
 
 // closeInactive closes connections that are of no use.
 func (r *Router) closeInactive() {
 	before := r.o.Now().Add(-r.o.InactiveTTL).Unix()
-	var idle []*session
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	for s := range r.sessions {
 		if s.inactive(before) {
-			idle = append(idle, s)
+			s.drain()
 		}
-	}
-	r.mu.Unlock()
-	for _, s := range idle {
-		_ = s.conn.Close()
 	}
 }
 
@@ -264,6 +233,15 @@ func failure(err error) *smp.ERR { return &smp.ERR{Err: protocolError(err)} }
 
 // errStore is what clients are told when the database fails.
 var errStore = smp.StoreError{Text: "the store failed"}
+
+// withoutIDs returns an error for the log without what it was about: that has ids, which
+// are logged at debug only.
+func withoutIDs(err error) error {
+	if e, ok := errors.AsType[*store.Error](err); ok {
+		return e.Err
+	}
+	return err
+}
 
 func protocolError(err error) smp.Error {
 	if e, ok := errors.AsType[smp.Error](err); ok {

@@ -37,15 +37,20 @@ func (rq *request) send(ctx context.Context, c *smp.SEND) (smp.Response, error) 
 		}
 		r.counters.MsgExpired.Add(n)
 	}
-	m := &queue.Message{ID: queue.MessageID{EntityID: newID()}, Time: now.Unix(), Notify: c.Notify, Body: c.Body}
+	m := &queue.Message{ID: queue.MessageID{EntityID: r.o.chance.id(rq.transmission.CorrID)}, Time: now.Unix(), Notify: c.Notify, Body: c.Body}
 	written, err := r.store.WriteMessage(ctx, v.RecipientID, *m)
 	if err != nil {
-		if store.CodeOf(err) == store.CodeQuota {
+		switch store.CodeOf(err) {
+		case store.CodeQuota:
 			r.counters.MsgSentQuota.Add(1)
+		case store.CodeStore:
+			r.look(v) // it may be there all the same
+		case store.CodeAuth, store.CodeDuplicate, store.CodeNoMessage, store.CodeService, store.CodeInternal:
 		}
 		return nil, err
 	}
 	r.counters.MsgSent.Add(1)
+	r.counters.ActiveQueues.add(v.RecipientID.EntityID, m.Notify)
 	if m.Notify {
 		r.counters.MsgSentNtf.Add(1)
 	}
@@ -60,6 +65,9 @@ func (rq *request) send(ctx context.Context, c *smp.SEND) (smp.Response, error) 
 		if err := r.notify(v, m); err != nil {
 			r.log.LogAttrs(ctx, slog.LevelError, "a notification cannot be made", slog.Any("error", err))
 		}
+		if now, err := rq.queue.View(); err != nil || now.Notifier.ID != v.Notifier.ID {
+			r.forget(v.Notifier.ID) // who removed the notifier may not have seen the notification
+		}
 	}
 	return &smp.OK{}, nil
 }
@@ -67,17 +75,31 @@ func (rq *request) send(ctx context.Context, c *smp.SEND) (smp.Response, error) 
 // push delivers a message that has just become the first of its queue, if somebody
 // is subscribed.
 func (r *Router) push(v *store.View, m *queue.Message) {
-	var of *session
-	if !v.RcvService.IsZero() {
-		of = r.rcvServices.session(v.RcvService.EntityID)
-	}
-	g := r.recipients
-	sub, to := g.claim(v.RecipientID.EntityID, of)
+	sub, to := r.claim(v)
 	if sub == nil {
 		return
 	}
 	encoded := to.encodeMessage(v, m)
-	g.settle(sub, to, m.ID.EntityID, func() bool { return to.offer(group{encoded}) })
+	r.recipients.settle(sub, to, m.ID.EntityID, func() bool { return to.offer(group{encoded}) })
+}
+
+// look has the first message of a queue read for whoever is subscribed, as soon as the
+// database allows, unless one is in flight. It is for a message of which nobody knows
+// whether it was written: if it was, the next one does not find the queue empty, and
+// nobody would be told of either.
+func (r *Router) look(v *store.View) {
+	if sub, _ := r.claim(v); sub != nil {
+		r.recipients.postpone(sub)
+	}
+}
+
+// claim claims the subscription of a queue: see [registry.claim].
+func (r *Router) claim(v *store.View) (*subscription, *session) {
+	var of *session
+	if !v.RcvService.IsZero() {
+		of = r.rcvServices.session(v.RcvService.EntityID)
+	}
+	return r.recipients.claim(v.RecipientID.EntityID, of)
 }
 
 // link answers LGET, and LKEY when the queue is secured.

@@ -3,10 +3,10 @@ package router
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"log/slog"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/smpq/smpq/internal/queue"
 	"github.com/smpq/smpq/internal/smp"
@@ -14,17 +14,10 @@ import (
 	"github.com/smpq/smpq/internal/transport"
 )
 
-// newID returns an id that nobody has or can guess.
-func newID() smp.EntityID {
-	b := make([]byte, smp.IDSize)
-	_, _ = rand.Read(b) // it never fails
-	return smp.NewEntityID(b)
-}
-
 // takeService returns the id of a service that has proved itself, always the same.
 func (r *Router) takeService(ctx context.Context, offer transport.ServiceOffer) (smp.EntityID, error) {
 	id, err := r.store.Service(ctx, queue.Service{
-		ID: queue.ServiceID{EntityID: newID()}, Role: offer.Role, CertChain: offer.Chain,
+		ID: queue.ServiceID{EntityID: r.o.chance.id(smp.Short{})}, Role: offer.Role, CertChain: offer.Chain,
 		CertHash: offer.Identity.Bytes(), CreatedAt: r.today(),
 	})
 	return id.EntityID, err
@@ -276,60 +269,119 @@ func (c *ServiceCounters) compare(told, stored smp.Subscribed) {
 }
 
 // walk sends the first message of each queue of the service, then ALLS. It waits for
-// room; while it does, it holds no connection to the database.
+// room; while it does, it holds no connection to the database. If that fails, it begins
+// again: queues that it has been to are subscribed to.
 func (s *session) walk(ctx context.Context) {
 	defer context.AfterFunc(ctx, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.changed.Broadcast()
 	})()
-	r, g := s.router, s.router.recipients
-	var failed group
-	for m, err := range r.store.ServiceMessages(ctx, queue.ServiceID{EntityID: s.service.ID}) {
+	for {
+		failed, err := s.walkOnce(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		if err != nil {
-			s.put(group{s.encodeEvent(event{response: failure(err)})})
+		if err == nil {
+			failed = append(failed, s.encodeEvent(event{response: &smp.ALLS{}}))
+			s.put(slices.Clip(failed))
 			return
+		}
+		s.router.log.LogAttrs(ctx, slog.LevelWarn, "the messages of a service are read again from the start", slog.Any("error", withoutIDs(err)))
+		retry := time.NewTimer(fetchRetry)
+		select {
+		case <-retry.C:
+		case <-ctx.Done():
+			retry.Stop()
+			return
+		}
+	}
+}
+
+// walkOnce goes through the queues of the service. It returns what is to be said of
+// those that cannot be read.
+func (s *session) walkOnce(ctx context.Context) (failed group, err error) {
+	var ids []queue.RecipientID
+	for m, err := range s.router.store.ServiceMessages(ctx, queue.ServiceID{EntityID: s.service.ID}) {
+		if err != nil {
+			return nil, err
 		}
 		if m.Message == nil {
 			continue
 		}
-		q, err := r.store.QueueByRecipient(ctx, m.Queue)
+		if ids = append(ids, m.Queue); len(ids) < fetchMax {
+			continue
+		}
+		of, err := s.sendHeads(ctx, ids)
+		if err != nil {
+			return nil, err
+		}
+		failed, ids = append(failed, of...), ids[:0]
+	}
+	of, err := s.sendHeads(ctx, ids)
+	return append(failed, of...), err
+}
+
+// sendHeads sends the first messages of some queues of the service. They were there a
+// moment ago, but what counts is what is there once the subscription is claimed.
+func (s *session) sendHeads(ctx context.Context, ids []queue.RecipientID) (failed group, err error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	r, g := s.router, s.router.recipients
+	lookups, err := r.store.QueuesByRecipient(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	var claimed []*subscription
+	var views []store.View
+	var of []queue.RecipientID
+	for i, l := range lookups {
 		var view store.View
+		err := l.Err
 		if err == nil {
-			view, err = q.View()
+			view, err = l.Queue.View()
 		}
 		switch {
 		case err != nil && store.CodeOf(err) == store.CodeAuth:
 			continue // it was deleted meanwhile
 		case err != nil:
-			failed = append(failed, s.encodeEvent(event{m.Queue.EntityID, failure(err)}))
+			failed = append(failed, s.encodeEvent(event{ids[i].EntityID, failure(err)}))
 			continue
 		case view.RcvService.EntityID != s.service.ID:
 			continue // it has left the service meanwhile
 		}
-		sub := g.claimNew(m.Queue.EntityID, s)
+		sub := g.claimNew(ids[i].EntityID, s)
 		if sub == nil {
 			r.counters.RcvServicesSubDuplicate.Add(1)
 			continue
 		}
-		encoded := s.encodeMessage(&view, m.Message)
+		claimed, views, of = append(claimed, sub), append(views, view), append(of, ids[i])
+	}
+	messages, err := r.store.PeekMessages(ctx, of)
+	for i, sub := range claimed {
+		m := messages[of[i]]
+		switch {
+		case err != nil:
+			g.postpone(sub)
+			continue
+		case m == nil:
+			g.settle(sub, s, smp.EntityID{}, nil)
+			continue
+		}
+		encoded := s.encodeMessage(&views[i], m)
 		s.awaitRoom(ctx)
-		g.settle(sub, s, m.Message.ID.EntityID, func() bool {
+		if g.settle(sub, s, m.ID.EntityID, func() bool {
 			if ctx.Err() != nil {
 				return false
 			}
 			s.put(group{encoded})
 			return true
-		})
-		r.counters.RcvServicesSubMsg.Add(1)
+		}) {
+			r.counters.RcvServicesSubMsg.Add(1)
+		}
 	}
-	if ctx.Err() == nil {
-		failed = append(failed, s.encodeEvent(event{response: &smp.ALLS{}}))
-		s.put(slices.Clip(failed))
-	}
+	return failed, err
 }
 
 // awaitRoom waits until there is room in the output, or ctx ends.

@@ -7,14 +7,15 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/smpq/smpq/internal/auth"
 	"github.com/smpq/smpq/internal/smp"
 	"github.com/smpq/smpq/internal/transport"
 )
 
-// A session is the connection of one client. One goroutine reads and carries out
-// commands, one writes; for what is left in queues for want of room, or walked
+// A session is the connection of one client. One goroutine reads and has commands
+// carried out, one writes; for what is left in queues for want of room, or walked
 // through for a service, there is one more each, as long as it is needed, and one for
 // each command that is answered later.
 type session struct {
@@ -26,11 +27,16 @@ type session struct {
 	verifier *auth.Verifier     // of the goroutine that reads
 	service  *transport.Service // nil in ordinary sessions
 	parties  *services          // of the role of the service; nil in ordinary sessions
+	number   int64              // of the client
+	port     int                // of the listener
+	since    time.Time          // connected
 
 	ctx      context.Context // ends with the session
 	cancel   context.CancelFunc
 	tasks    sync.WaitGroup
 	lastUsed atomic.Int64  // Unix seconds
+	received atomic.Int64  // when, in Unix seconds; 0: never
+	sentAt   atomic.Int64  // as above
 	slots    chan struct{} // one for each command that is answered later
 
 	mu        sync.Mutex // guards what follows, and the links of its subscriptions
@@ -40,6 +46,7 @@ type session struct {
 	busy      bool       // a block is being carried out
 	deferred  int        // commands that are answered later
 	draining  bool       // no other block shall be
+	finished  bool       // all is sent, and the client is to close the connection
 	ended     bool
 	lists     [sides]list
 	displaced bool            // another session of the service has taken its place
@@ -50,6 +57,9 @@ type session struct {
 
 	// Guarded by the mutex of parties.
 	serving serving
+
+	// Guarded by the mutex of the limiter.
+	created bucket // queues
 }
 
 // A group is encoded transmissions that share blocks with no others.
@@ -73,7 +83,8 @@ func newSession(r *Router, conn *transport.Conn) *session {
 	s := &session{
 		router: r, conn: conn, id: about.ID, version: about.Version,
 		verifier: about.Verifier(), service: about.Service,
-		slots: make(chan struct{}, r.o.Proxy.Concurrency),
+		slots:  make(chan struct{}, r.o.Proxy.Concurrency),
+		number: r.numbers.Add(1) - 1, since: r.o.Now(),
 	}
 	if s.service != nil {
 		s.parties = r.servicesOf(s.service.Role)
@@ -88,23 +99,24 @@ func newSession(r *Router, conn *transport.Conn) *session {
 func (s *session) run() {
 	s.tasks.Go(s.write)
 	s.read()
+	s.cancel()
 	s.mu.Lock()
 	s.ended = true
 	s.changed.Broadcast()
 	s.mu.Unlock()
-	s.cancel()
 	_ = s.conn.Close() // a write that is under way ends
 	s.tasks.Wait()
 }
 
 func (s *session) used() { s.lastUsed.Store(s.router.o.Now().Unix()) }
 
-// read carries out what the client sends until the connection ends, or the router
-// stops.
+// read carries out what the client sends until the connection ends. What comes after
+// the session was told to end is thrown away.
 func (s *session) read() {
 	for s.hasRoom() {
 		content, err := s.conn.Receive(nil) // what is parsed aliases it
 		s.used()
+		s.received.Store(s.lastUsed.Load())
 		if err != nil && !errors.Is(err, smp.ErrTransportBlock) {
 			if !errors.Is(err, io.EOF) {
 				s.router.log.LogAttrs(s.ctx, slog.LevelDebug, "a connection ended", slog.Any("error", err))
@@ -112,16 +124,23 @@ func (s *session) read() {
 			return
 		}
 		if !s.begin() {
-			<-s.ctx.Done() // the answers to earlier blocks are being sent
-			return
+			continue // until the answers to earlier blocks are sent, and the client has seen it
 		}
 		if err != nil {
 			s.put(group{s.encode(smp.Short{}, smp.Short{}, failure(smp.ErrBlock))})
 		} else {
-			s.handle(content)
+			s.aside(func() { s.handle(content) })
 		}
 		s.finish()
 	}
+}
+
+// aside does something in a goroutine of its own, and waits for it. What a goroutine
+// once needed of its stack it keeps for long; those that read are idle most of the time.
+func (*session) aside(do func()) {
+	var done sync.WaitGroup
+	done.Go(do)
+	done.Wait()
 }
 
 // begin reports whether another block may be carried out.
@@ -140,7 +159,8 @@ func (s *session) finish() {
 	s.changed.Broadcast()
 }
 
-// drain lets the session end when it has answered what it is carrying out.
+// drain lets the session end when it has answered what it is carrying out, and the
+// client has taken note.
 func (s *session) drain() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -148,27 +168,26 @@ func (s *session) drain() {
 	s.changed.Broadcast()
 }
 
-// write sends what there is to be sent until the connection ends.
+// write sends what there is to be sent until the connection ends, or the session was
+// told to.
 func (s *session) write() {
-	defer func() {
-		_ = s.conn.Close() // it is of no more use
-		s.cancel()
-		s.mu.Lock()
-		s.changed.Broadcast() // nobody has to wait for room any more
-		s.mu.Unlock()
-	}()
-	var batch smp.Batch
 	for {
 		g, ok := s.next()
 		if !ok {
+			_ = s.conn.CloseWrite() // if it has not ended: the client is to close it
 			return
 		}
-		if err := s.send(&batch, g); err != nil {
+		if err := s.send(g); err != nil {
 			s.router.log.LogAttrs(s.ctx, slog.LevelDebug, "a block cannot be sent", slog.Any("error", err))
+			_ = s.conn.Close() // it is of no more use
+			s.cancel()
+			s.mu.Lock()
+			s.changed.Broadcast() // nobody has to wait for room any more
+			s.mu.Unlock()
 			return
 		}
-		batch = smp.Batch{} // most sessions are idle most of the time
 		s.used()
+		s.sentAt.Store(s.lastUsed.Load())
 		s.sent(g.size())
 	}
 }
@@ -181,6 +200,8 @@ func (s *session) next() (group, bool) {
 		s.changed.Wait()
 	}
 	if len(s.out) == 0 || s.ended {
+		s.finished = true
+		s.changed.Broadcast()
 		return nil, false
 	}
 	g := s.out[0]
@@ -190,8 +211,15 @@ func (s *session) next() (group, bool) {
 	return g, true
 }
 
+// batches has memory for blocks in the making. Sessions have none of their own, as
+// most of them are idle most of the time.
+var batches = sync.Pool{New: func() any { return new(smp.Batch) }}
+
 // send sends the transmissions of a group in as few blocks as have room for them.
-func (s *session) send(batch *smp.Batch, g group) error {
+func (s *session) send(g group) error {
+	batch, _ := batches.Get().(*smp.Batch)
+	defer batches.Put(batch)
+	batch.Reset()
 	for _, t := range g {
 		added, err := batch.Add(t)
 		if err == nil && !added {
@@ -224,15 +252,15 @@ func (s *session) sent(size int) {
 func (s *session) hasRoom() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.full() && s.ctx.Err() == nil {
+	for s.full() && !s.finished && s.ctx.Err() == nil {
 		s.changed.Wait()
 	}
 	return s.ctx.Err() == nil
 }
 
-// full reports whether the output has reached its limit. The mutex must be held, as
-// in the next methods.
-func (s *session) full() bool { return s.size >= s.router.o.Output }
+// full reports whether the output takes nothing more for the time being. The mutex
+// must be held, as in the next methods.
+func (s *session) full() bool { return s.finished || s.size >= s.router.o.Output }
 
 func (s *session) putLocked(g group, reserved int) {
 	s.out = append(s.out, g)
@@ -242,7 +270,9 @@ func (s *session) putLocked(g group, reserved int) {
 
 // fits reports whether there is room for a number of bytes. In an empty output there
 // always is.
-func (s *session) fits(size int) bool { return s.size == 0 || s.size+size <= s.router.o.Output }
+func (s *session) fits(size int) bool {
+	return !s.finished && (s.size == 0 || s.size+size <= s.router.o.Output)
+}
 
 // put sends a group, whether there is room or not.
 func (s *session) put(g group) {
@@ -282,8 +312,8 @@ func (s *session) reserve(size int) bool {
 
 // encode returns a transmission for the client.
 func (s *session) encode(corrID, entity smp.Short, r smp.Response) []byte {
-	t := smp.Transmission{SessionID: s.id, CorrID: corrID, EntityID: entity, Command: r.Append(nil, s.version)}
-	return t.Append(nil, s.version)
+	t := smp.Transmission{SessionID: s.id, CorrID: corrID, EntityID: entity}
+	return r.Append(t.Append(nil, s.version), s.version) // a response is the end of it
 }
 
 // encodeEvent is encode for events.

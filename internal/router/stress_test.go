@@ -217,7 +217,7 @@ func TestShutdownWithoutTime(t *testing.T) {
 	t.Parallel()
 	st := newSite(t).openStore(t, 0)
 	first := start(t, st)
-	r, err := router.New(router.Options{Store: st, Credentials: first.options.Credentials, MaxConnections: 3})
+	r, err := router.New(router.Options{Store: st, Credentials: first.options.Credentials, Limits: router.Limits{Connections: 3}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -74,11 +74,38 @@ func (s *Store) openAudit(ctx context.Context) error {
 	return nil
 }
 
+// admin is the key of a context that says who makes an administrative change.
+type admin struct{}
+
+// ByAdmin returns a context for an administrative change that the router itself
+// makes: who asked for it. The change is in the log of administrative changes, but
+// not announced, as this Store knows of it.
+func ByAdmin(ctx context.Context, who string) context.Context {
+	return context.WithValue(ctx, admin{}, who)
+}
+
+// prepareAudit creates the log of administrative changes if the change to come is
+// the first one that this Store has to log.
+func (s *Store) prepareAudit(ctx context.Context) error {
+	if who, _ := ctx.Value(admin{}).(string); who == "" || s.audited.Load() {
+		return nil
+	}
+	if err := s.openAudit(ctx); err != nil {
+		return err
+	}
+	s.audited.Store(true)
+	return nil
+}
+
 // announce queues, after the change of queues, what others have to know of it: a
 // line in the log for each queue that the transaction has changed, and
-// notifications for routers. The Store of a router announces nothing.
-func (s *Store) announce(b *pgx.Batch, op string, ids ...queue.RecipientID) {
-	if s.o.Admin == "" || len(ids) == 0 {
+// notifications for routers. What the router does for its clients is neither.
+func (s *Store) announce(ctx context.Context, b *pgx.Batch, op string, ids ...queue.RecipientID) {
+	who, _ := ctx.Value(admin{}).(string)
+	if who == "" {
+		who = s.o.Admin
+	}
+	if who == "" || len(ids) == 0 {
 		return
 	}
 	// Rows whose xmin is this transaction are those that it wrote: a queue that
@@ -86,8 +113,10 @@ func (s *Store) announce(b *pgx.Batch, op string, ids ...queue.RecipientID) {
 	b.Queue("insert into "+auditTable+" (who, schema_name, operation, recipient_id, details)"+
 		" select $1, $2, $3, recipient_id, status from "+s.schema.table("msg_queues")+
 		" where recipient_id = any ($4) and xmin = pg_current_xact_id()::xid",
-		s.o.Admin, s.schema.Name, op, ids)
-	b.Queue("select pg_notify($1, payload) from unnest($2::text[]) payload", channel(s.schema.Name), payloads(ids))
+		who, s.schema.Name, op, ids)
+	if s.o.Admin != "" {
+		b.Queue("select pg_notify($1, payload) from unnest($2::text[]) payload", channel(s.schema.Name), payloads(ids))
+	}
 }
 
 // Audit returns the latest administrative changes of queues of a schema, the
@@ -111,7 +140,7 @@ func Audit(ctx context.Context, q Querier, s Schema, limit int) ([]AuditLine, er
 // AuditedSince returns how often administrators have changed queues of a schema by
 // an operation since a time.
 func AuditedSince(ctx context.Context, q Querier, s Schema, op string, since time.Time) (n int64, err error) {
-	err = q.QueryRow(ctx, "select count(*) from "+auditTable+" where schema_name = $1 and operation = $2 and at >= $3", s.Name, op, since).Scan(&n)
+	err = q.QueryRow(ctx, auditedSince, s.Name, op, since).Scan(&n)
 	switch {
 	case absent(err):
 		return 0, nil
@@ -120,6 +149,24 @@ func AuditedSince(ctx context.Context, q Querier, s Schema, op string, since tim
 	}
 	return n, nil
 }
+
+// AuditedSince returns how often administrators have changed queues of the schema by
+// an operation since a time.
+func (s *Store) AuditedSince(ctx context.Context, op string, since time.Time) (n int64, err error) {
+	var missing bool
+	err = s.work.read(ctx, func(b *pgx.Batch) {
+		// To read what is not there would be an error in the server's log.
+		b.Queue("select " + auditMissing).QueryRow(func(row pgx.Row) error { return row.Scan(&missing) })
+	})
+	if err == nil && !missing {
+		err = s.work.read(ctx, func(b *pgx.Batch) {
+			b.Queue(auditedSince, s.schema.Name, op, since).QueryRow(func(row pgx.Row) error { return row.Scan(&n) })
+		})
+	}
+	return n, s.failed("count administrative changes", err)
+}
+
+const auditedSince = "select count(*) from " + auditTable + " where schema_name = $1 and operation = $2 and at >= $3"
 
 // absent reports whether an error says that there is no log: there was no
 // administrative change then.

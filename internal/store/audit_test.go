@@ -78,6 +78,61 @@ func TestAudit(t *testing.T) {
 	}
 }
 
+// What the router does for an operator is in the log as well, which is made when it is
+// needed, but is not announced. Blocking a queue that takes no messages anyway is told
+// apart.
+func TestAuditByAdmin(t *testing.T) {
+	f := newFixture(t, 0)
+	told := make(chan queue.RecipientID, 10)
+	f.OnChange(func(id queue.RecipientID) { told <- id })
+	q := f.add(t, newRecord())
+	if n, err := f.AuditedSince(t.Context(), "block", time.Time{}); n != 0 || err != nil {
+		t.Errorf("before there is a log: %d, %v", n, err)
+	}
+	ctx := store.ByAdmin(t.Context(), "operator")
+	for _, step := range []func() error{
+		func() error { return f.BlockQueue(ctx, q, queue.Blocking{Reason: "spam"}) },
+		func() error { return f.BlockQueue(ctx, q, queue.Blocking{Reason: "spam"}) },
+		func() error { return f.BlockQueue(ctx, q, queue.Blocking{Reason: "content"}) },
+		func() error { return f.UnblockQueue(ctx, q) },
+		func() error { return f.SuspendQueue(t.Context(), q) }, // not by an administrator
+	} {
+		if err := step(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lines, err := store.Audit(t.Context(), f.conn, f.schema(), 10)
+	want := []store.AuditLine{
+		{Who: "operator", Operation: "unblock", RecipientID: q.ID(), Details: "active"},
+		{Who: "operator", Operation: "block inactive", RecipientID: q.ID(), Details: "blocked,reason=content"},
+		{Who: "operator", Operation: "block", RecipientID: q.ID(), Details: "blocked,reason=spam"},
+	}
+	if diff := cmp.Diff(want, lines, cmpopts.IgnoreFields(store.AuditLine{}, "ID", "At"), cmp.Comparer(sameID)); diff != "" || err != nil {
+		t.Errorf("%v, %s", err, diff)
+	}
+	for since, want := range map[time.Time]int64{{}: 1, time.Now().Add(time.Hour): 0} {
+		if n, err := f.AuditedSince(t.Context(), "block", since); n != want || err != nil {
+			t.Errorf("since %s: %d, %v", since, n, err)
+		}
+	}
+	// The first that is told of is what another process does, after all this.
+	other := openStore(t, store.Options{Config: f.config, Admin: "tester"})
+	third := f.add(t, newRecord())
+	block(t, other, third.ID())
+	if id := <-told; id != third.ID() {
+		t.Errorf("it was told of %s", id)
+	}
+	found, err := f.QueueByRecipient(t.Context(), third.ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v, err := found.View(); err != nil || v.Status.State != queue.Blocked {
+		t.Errorf("when it is told of, the queue is %v, %v", v.Status, err)
+	}
+	f.OnChange(nil)
+	block(t, other, f.add(t, newRecord()).ID())
+}
+
 // schema returns the schema of the fixture.
 func (f fixture) schema() store.Schema {
 	return store.Schema{Name: f.config.Schema, Version: schema.Newest}

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -15,21 +16,21 @@ import (
 // AddQueue adds a queue. If one of its ids is in use, or was until its queue was
 // deleted, the error is ErrTaken, and the caller may try again with other ids.
 func (s *Store) AddQueue(ctx context.Context, r *queue.Record) (*Queue, error) {
-	op := "add queue " + r.RecipientID.String()
+	const op = "add queue"
 	since := s.cache.snapshot()
 	counted, err := s.counts.begin(ctx)
 	if err != nil {
-		return nil, s.failed(op, err)
+		return nil, s.failed(op, err, r.RecipientID)
 	}
 	defer counted.end()
 	err = s.work.write(ctx, func(b *pgx.Batch) {
 		b.Queue("insert into "+s.schema.table("msg_queues")+" ("+names(queueColumns, "")+") values ("+placeholders(len(queueColumns))+")",
 			arguments(queueColumns, r)...)
-		s.announce(b, "add", r.RecipientID)
+		s.announce(ctx, b, "add", r.RecipientID)
 	})
 	if err != nil {
 		counted.failed(err)
-		return nil, s.failed(op, taken(err))
+		return nil, s.failed(op, taken(err), r.RecipientID)
 	}
 	v := viewOf(r)
 	v.RecipientKeys = NewKeys(r.RecipientKeys...)
@@ -39,7 +40,7 @@ func (s *Store) AddQueue(ctx context.Context, r *queue.Record) (*Queue, error) {
 		return q, nil
 	}
 	q, err := s.findStored(context.WithoutCancel(ctx), lookup{ByRecipient, r.RecipientID.EntityID})
-	return q, s.failed(op, err)
+	return q, s.failed(op, err, r.RecipientID)
 }
 
 // A change is a change of a queue that its record allows.
@@ -48,6 +49,7 @@ type change struct {
 	args  []any           // from $2 on
 	log   storelog.Record // for the store log
 	where string          // what else has to be so in the row; may be empty
+	op    string          // in the log of administrative changes; empty: that of the caller
 }
 
 // sql returns the statement of a change.
@@ -72,7 +74,7 @@ func (s *Store) change(ctx context.Context, op string, q *Queue, refused error, 
 		defer h.unlock()
 		err = h.change(ctx, op, refused, decide)
 	}
-	return s.failed(op+" "+q.id.String(), err)
+	return s.failed(op, err, q.id)
 }
 
 func (h held) change(ctx context.Context, op string, refused error, decide func(*View) (*change, error)) error {
@@ -89,6 +91,9 @@ func (h held) change(ctx context.Context, op string, refused error, decide func(
 	if c == nil || err != nil {
 		return err
 	}
+	if err := s.prepareAudit(ctx); err != nil {
+		return err
+	}
 	counted, err := s.counts.begin(ctx)
 	if err != nil {
 		return err
@@ -100,7 +105,7 @@ func (h held) change(ctx context.Context, op string, refused error, decide func(
 			rows = tag.RowsAffected()
 			return nil
 		})
-		s.announce(b, op, q.id)
+		s.announce(ctx, b, cmp.Or(c.op, op), q.id)
 	})
 	if err != nil {
 		counted.failed(err)
@@ -266,8 +271,12 @@ func (s *Store) setStatus(ctx context.Context, op string, q *Queue, status queue
 		if v.Status == status {
 			return nil, nil
 		}
+		c := &change{set: "status = $2", args: []any{status.String()}, log: log}
+		if status.State == queue.Blocked && v.Status.State != queue.Active {
+			c.op = "block inactive" // it took no messages before; this is not one more that takes none
+		}
 		v.Status = status
-		return &change{set: "status = $2", args: []any{status.String()}, log: log}, nil
+		return c, nil
 	})
 }
 

@@ -363,22 +363,30 @@ func TestIsolation(t *testing.T) {
 	}
 }
 
-// What fails is logged with the operation; a client is told no more than STORE.
+// What fails is logged with the operation, and with ids only where details are logged;
+// a client is told no more than STORE.
 //
 // contract: QS-08
 func TestDatabaseError(t *testing.T) {
 	eachCache(t, func(t *testing.T, f fixture) {
 		var log bytes.Buffer
-		f.Store = openStore(t, store.Options{Config: f.config, Log: slog.New(slog.NewTextHandler(&log, nil))})
+		level := new(slog.LevelVar)
+		f.Store = openStore(t, store.Options{Config: f.config, Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: level}))})
 		q := f.add(t, newRecord())
 		f.exec(t, "alter table msg_queues rename to elsewhere")
 		err := f.SuspendQueue(t.Context(), q)
 		if store.CodeOf(err) != store.CodeStore || !strings.HasPrefix(err.Error(), "suspend "+q.ID().String()+": ") || !strings.Contains(err.Error(), "relation") {
 			t.Errorf("%v", err)
 		}
-		if text := log.String(); !strings.Contains(text, `operation="suspend `+q.ID().String()) || !strings.Contains(text, "relation") {
+		if text := log.String(); !strings.Contains(text, `operation=suspend `) || !strings.Contains(text, "relation") || strings.Contains(text, q.ID().String()) {
 			t.Errorf("log:\n%s", text)
 		}
+		level.Set(slog.LevelDebug)
+		_ = f.SuspendQueue(t.Context(), q)
+		if text := log.String(); !strings.Contains(text, `operation="suspend `+q.ID().String()) {
+			t.Errorf("log with details:\n%s", text)
+		}
+		level.Set(slog.LevelInfo)
 		for range 100 {
 			_, err = f.QueueByRecipient(t.Context(), queue.RecipientID{EntityID: randomID()})
 			if store.CodeOf(err) != store.CodeStore {

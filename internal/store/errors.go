@@ -71,23 +71,30 @@ func CodeOf(err error) Code {
 }
 
 // failed returns an Error with the code that fits the reason. Those that are
-// nobody's fault but the database's or this program's are logged.
-func (s *Store) failed(op string, err error) error {
+// nobody's fault but the database's or this program's are logged, with the ids of
+// what it was about only where details are logged.
+func (s *Store) failed(op string, err error, about ...fmt.Stringer) error {
 	if err == nil {
 		return nil
 	}
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e
 	}
+	whole := strings.Builder{}
+	whole.WriteString(op)
+	for _, id := range about {
+		whole.WriteString(" " + id.String())
+	}
+	full := whole.String()
 	for reason, code := range codes {
 		if errors.Is(err, reason) {
-			return &Error{Code: code, Op: op, Err: err}
+			return &Error{Code: code, Op: full, Err: err}
 		}
 	}
 	if !errors.Is(err, errAway) && !errors.Is(err, context.Canceled) {
-		s.failures.log(s.log, op, err)
+		s.failures.log(s.log, op, full, err)
 	}
-	return &Error{Code: CodeStore, Op: op, Err: err}
+	return &Error{Code: CodeStore, Op: full, Err: err}
 }
 
 // failures logs what fails, a few times a second at most: when something is wrong
@@ -102,7 +109,8 @@ type failures struct {
 // failuresPerSecond is how many failures are logged in a second.
 const failuresPerSecond = 5
 
-func (f *failures) log(log *slog.Logger, op string, err error) {
+// log logs a failure. The full name of the operation has the ids of what it was about.
+func (f *failures) log(log *slog.Logger, op, full string, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if now := time.Now().Unix(); now != f.second {
@@ -119,6 +127,9 @@ func (f *failures) log(log *slog.Logger, op string, err error) {
 		f.hushed = 0
 	}
 	log.Warn("the store failed", attrs...)
+	if full != op {
+		log.Debug("what the store failed to do", slog.String("operation", full))
+	}
 }
 
 // SQLSTATEs that mean something else than that the database failed.

@@ -112,8 +112,8 @@ func (s *Store) expireBatch(ctx context.Context, ids []queue.RecipientID, before
 	case !separable(err):
 		return err
 	case len(ids) == 1:
-		s.log.LogAttrs(ctx, slog.LevelWarn, "messages of a queue cannot be expired",
-			slog.String("queue", ids[0].String()), slog.Any("error", err))
+		s.log.LogAttrs(ctx, slog.LevelWarn, "messages of a queue cannot be expired", slog.Any("error", err))
+		s.log.LogAttrs(ctx, slog.LevelDebug, "the queue of which messages cannot be expired", slog.String("queue", ids[0].String()))
 		done.Failed++
 	default:
 		for i := range ids {
@@ -131,7 +131,7 @@ func (s *Store) expireBatch(ctx context.Context, ids []queue.RecipientID, before
 // another session has locked the queue.
 func (s *Store) ExpireQueue(ctx context.Context, id queue.RecipientID, before int64) (int64, error) {
 	n, err := s.expire(ctx, s.work, []queue.RecipientID{id}, before)
-	return n.messages, s.failed("expire messages of queue "+id.String(), err)
+	return n.messages, s.failed("expire messages of queue", err, id)
 }
 
 // expiredCounts are how many messages were deleted, of how many queues.

@@ -156,7 +156,7 @@ func TestExpireLockedQueue(t *testing.T) {
 func TestExpireBadQueue(t *testing.T) {
 	c := newDatabase(t)
 	var log bytes.Buffer
-	f := fixture{openStore(t, store.Options{Config: c, Log: slog.New(slog.NewTextHandler(&log, nil))}), c, pgtest.Conn(t, c.DSN)}
+	f := fixture{openStore(t, store.Options{Config: c, Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))}), c, pgtest.Conn(t, c.DSN)}
 	ids := f.addQueues(t, 5)
 	for _, id := range ids {
 		f.fill(t, id, "oy")
@@ -168,8 +168,12 @@ func TestExpireBadQueue(t *testing.T) {
 	if want := (store.Expired{Messages: 4, Queues: 4, Failed: 1, Last: ids[4]}); done != want || err != nil {
 		t.Errorf("%+v, %v, want %+v", done, err, want)
 	}
-	if text := log.String(); !strings.Contains(text, ids[1].String()) || !strings.Contains(text, "refused") || strings.Count(text, "\n") != 1 {
-		t.Errorf("log: %s", text)
+	warning, detail, _ := strings.Cut(log.String(), "\n")
+	if !strings.Contains(warning, "level=WARN") || !strings.Contains(warning, "refused") || strings.Contains(warning, ids[1].String()) {
+		t.Errorf("warning: %s", warning)
+	}
+	if !strings.Contains(detail, "level=DEBUG") || !strings.Contains(detail, ids[1].String()) || strings.Count(detail, "\n") != 1 {
+		t.Errorf("detail: %s", detail)
 	}
 }
 

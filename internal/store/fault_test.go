@@ -1,17 +1,10 @@
 package store_test
 
 import (
-	"context"
 	"errors"
-	"fmt"
-	"io/fs"
-	"maps"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -19,7 +12,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/smpq/smpq/internal/pglocal"
 	"github.com/smpq/smpq/internal/pgtest"
 	"github.com/smpq/smpq/internal/queue"
 	"github.com/smpq/smpq/internal/schema"
@@ -100,46 +92,11 @@ func (l *load) check(t testing.TB) {
 	}
 }
 
-// A privateServer is a server that a test may harm.
-type privateServer struct {
-	dir      string
-	settings map[string]string
-	cluster  *pglocal.Cluster
-}
-
-// newPrivateServer starts a server in a folder until the end of the test.
-func newPrivateServer(t testing.TB, dir string, settings map[string]string) *privateServer {
+// victimDatabase returns the database of a server that a test may harm, with an empty
+// schema of the newest version.
+func victimDatabase(t testing.TB, v *pgtest.Victim) store.Config {
 	t.Helper()
-	s := &privateServer{dir: dir, settings: map[string]string{"fsync": "off"}} // the machine goes on
-	maps.Copy(s.settings, settings)
-	s.start(t)
-	t.Cleanup(func() { s.leave(t) })
-	return s
-}
-
-func (s *privateServer) start(t testing.TB) {
-	t.Helper()
-	var err error
-	if s.cluster, err = pglocal.Start(t.Context(), pglocal.Options{Dir: s.dir, Settings: s.settings}); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// leave stops the server if it runs.
-func (s *privateServer) leave(t testing.TB) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
-	defer cancel()
-	if err := s.cluster.Close(ctx); err != nil {
-		t.Error(err)
-	}
-}
-
-// database returns the server's database, with an empty schema of the newest
-// version.
-func (s *privateServer) database(t testing.TB) store.Config {
-	t.Helper()
-	c := store.Config{DSN: s.cluster.DSN(""), Schema: schemaName, Application: "smpq test"}
+	c := store.Config{DSN: v.DSN(), Schema: schemaName, Application: "smpq test"}
 	conn := fixture{config: c}.connect(t)
 	if _, err := schema.Migrate(t.Context(), conn, c.Schema, schema.Newest, schema.Options{}); err != nil {
 		t.Fatal(err)
@@ -147,74 +104,16 @@ func (s *privateServer) database(t testing.TB) store.Config {
 	return c
 }
 
-// processes returns the processes of the server, that of the postmaster first. It
-// stops that one from starting more until it gets SIGCONT.
-func (s *privateServer) processes(t testing.TB) []int {
-	t.Helper()
-	status, err := pglocal.Inspect(t.Context(), s.dir)
-	if err != nil || status.PID == 0 {
-		t.Fatalf("the server does not run: %+v, %v", status, err)
-	}
-	if err := syscall.Kill(status.PID, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "the server stands still", func() bool {
-		state, _ := processState(t, fmt.Sprintf("/proc/%d/stat", status.PID))
-		return state == "T"
-	})
-	all := []int{status.PID}
-	files, err := filepath.Glob("/proc/[0-9]*/stat")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, file := range files {
-		if _, parent := processState(t, file); parent == strconv.Itoa(status.PID) {
-			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
-			if err != nil {
-				t.Fatal(err)
-			}
-			all = append(all, pid)
-		}
-	}
-	return all
-}
-
-// processState reads from a file of /proc what a process does and who started it:
-// nothing if it has ended.
-func processState(t testing.TB, file string) (state, parent string) {
-	t.Helper()
-	stat, err := os.ReadFile(file)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ESRCH) {
-		t.Fatal(err)
-	}
-	_, rest, _ := strings.Cut(string(stat), ") ")
-	fields := strings.Fields(rest)
-	if len(fields) < 2 {
-		return "", ""
-	}
-	return fields[0], fields[1]
-}
-
-// kill kills all processes of the server at once.
-func (s *privateServer) kill(t testing.TB) {
-	t.Helper()
-	for i, pid := range s.processes(t) {
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && (i == 0 || !errors.Is(err, syscall.ESRCH)) {
-			t.Fatal(err)
-		}
-	}
-}
-
 // The server is killed and started again while everything is in use. Meanwhile
 // calls fail at once.
 func TestServerIsKilled(t *testing.T) {
-	server := newPrivateServer(t, folder(t), nil)
-	config := server.database(t)
+	server := pgtest.NewVictim(t, pgtest.Folder(t), nil)
+	config := victimDatabase(t, server)
 	l := newLoad(t, config, config.DSN)
 	l.start(endless, 600)
 	for range 3 {
 		l.fault(t)
-		server.kill(t)
+		server.Kill(t)
 		began := time.Now()
 		const calls = 100
 		for n := range calls {
@@ -229,8 +128,7 @@ func TestServerIsKilled(t *testing.T) {
 		if took := time.Since(began); took > 5*time.Second {
 			t.Errorf("%d calls took %s while there is no server", calls, took)
 		}
-		server.leave(t)
-		server.start(t)
+		server.Start(t)
 	}
 	l.fault(t) // the work goes on
 	l.check(t)
@@ -281,11 +179,11 @@ func TestFullDisk(t *testing.T) {
 	for name, newDisk := range disks() {
 		t.Run(name, func(t *testing.T) {
 			disk := newDisk(t)
-			server := newPrivateServer(t, disk.folder(), map[string]string{
+			server := pgtest.NewVictim(t, disk.folder(), map[string]string{
 				"autovacuum":     "off", // which would make room in tables
 				"shared_buffers": "4MB", "min_wal_size": "80MB", "max_wal_size": "80MB",
 			})
-			config := server.database(t)
+			config := victimDatabase(t, server)
 			l := newLoad(t, config, config.DSN)
 			conn := l.connect(t)
 			// There is always room for the log of what is committed: without it the
@@ -310,7 +208,7 @@ func TestFullDisk(t *testing.T) {
 			l.start(endless, 800)
 			for range 2 {
 				l.fault(t)
-				disk.fill(t, server, conn)
+				disk.fill(t, server)
 				eventually(t, "there is no room", func() bool {
 					err := large()
 					if err != nil && store.CodeOf(err) != store.CodeStore {
@@ -334,8 +232,8 @@ func TestFullDisk(t *testing.T) {
 // A disk is where a server keeps its data, and can be full.
 type disk interface {
 	folder() string
-	fill(testing.TB, *privateServer, *pgx.Conn)
-	free(testing.TB, *privateServer)
+	fill(testing.TB, *pgtest.Victim)
+	free(testing.TB, *pgtest.Victim)
 }
 
 // disks returns the kinds of disks that a test can make: only root can mount one.
@@ -352,7 +250,7 @@ type smallDisk struct{ dir string }
 
 func newSmallDisk(t testing.TB) disk {
 	t.Helper()
-	d := smallDisk{folder(t)}
+	d := smallDisk{pgtest.Folder(t)}
 	if err := syscall.Mount("tmpfs", d.dir, "tmpfs", 0, "size=256m,mode=755"); err != nil {
 		t.Fatalf("mount a small disk: %v", err)
 	}
@@ -369,7 +267,7 @@ func (d smallDisk) folder() string  { return filepath.Join(d.dir, "home") }
 func (d smallDisk) ballast() string { return filepath.Join(d.dir, "ballast") }
 
 // fill leaves a few pages.
-func (d smallDisk) fill(t testing.TB, _ *privateServer, _ *pgx.Conn) {
+func (d smallDisk) fill(t testing.TB, _ *pgtest.Victim) {
 	t.Helper()
 	var s syscall.Statfs_t
 	if err := syscall.Statfs(d.dir, &s); err != nil {
@@ -382,70 +280,31 @@ func (d smallDisk) fill(t testing.TB, _ *privateServer, _ *pgx.Conn) {
 	}
 }
 
-func (d smallDisk) free(t testing.TB, _ *privateServer) {
+func (d smallDisk) free(t testing.TB, _ *pgtest.Victim) {
 	t.Helper()
 	if err := os.Remove(d.ballast()); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// A fileLimit lets the files of a server grow no more. That of the messages is the
-// largest; the log of what is committed is in files of 16 MiB.
+// A fileLimit lets the files of a server grow no more.
 type fileLimit struct{ dir string }
 
 func newFileLimit(t testing.TB) disk {
 	t.Helper()
-	return fileLimit{folder(t)}
+	return fileLimit{pgtest.Folder(t)}
 }
 
 func (d fileLimit) folder() string { return d.dir }
 
-func (d fileLimit) fill(t testing.TB, s *privateServer, conn *pgx.Conn) {
+func (fileLimit) fill(t testing.TB, v *pgtest.Victim) {
 	t.Helper()
-	_, err := conn.Exec(t.Context(), `begin;
-		insert into messages (recipient_id, msg_id, msg_ts, msg_quota, msg_ntf_flag, msg_body)
-		select (select recipient_id from msg_queues limit 1), 'ballast', 0, false, false, decode(repeat('00', 1900), 'hex')
-		  from generate_series(1, 10000);
-		rollback`, pgx.QueryExecModeSimpleProtocol)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var size int64
-	if err := conn.QueryRow(t.Context(), "select pg_relation_size('messages')").Scan(&size); err != nil {
-		t.Fatal(err)
-	}
-	d.limit(t, s, strconv.FormatInt(size, 10))
+	v.LimitFiles(t, schemaName)
 }
 
-func (d fileLimit) free(t testing.TB, s *privateServer) {
+func (fileLimit) free(t testing.TB, v *pgtest.Victim) {
 	t.Helper()
-	d.limit(t, s, "unlimited")
-}
-
-func (d fileLimit) limit(t testing.TB, s *privateServer, size string) {
-	t.Helper()
-	processes := s.processes(t)
-	defer func() {
-		if err := syscall.Kill(processes[0], syscall.SIGCONT); err != nil {
-			t.Error(err)
-		}
-	}()
-	for i, pid := range processes {
-		cmd := exec.CommandContext(t.Context(), "prlimit", "--pid", strconv.Itoa(pid), "--fsize="+size+":")
-		if os.Geteuid() == 0 {
-			// Even root may have to be who runs the server.
-			data, err := os.Stat(filepath.Join(s.dir, "data"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			owner := data.Sys().(*syscall.Stat_t)
-			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: owner.Uid, Gid: owner.Gid}}
-		}
-		out, err := cmd.CombinedOutput()
-		if err != nil && (i == 0 || syscall.Kill(pid, 0) == nil) { // else it has ended meanwhile
-			t.Fatalf("limit the files of process %d: %v: %s", pid, err, out)
-		}
-	}
+	v.FreeFiles(t)
 }
 
 // A session of the server can outlive its connection: what it was told to write, it

@@ -46,7 +46,7 @@ func (s *Store) find(ctx context.Context, by By, id smp.EntityID) (*Queue, error
 	}
 	q, err := s.findStored(ctx, lookup{by, id})
 	if err != nil {
-		return nil, s.failed(fmt.Sprintf("look up queue by %s id %s", by, id), err)
+		return nil, s.failed(fmt.Sprintf("look up queue by %s id", by), err, id)
 	}
 	return q, nil
 }
@@ -411,13 +411,13 @@ func eachView(rows pgx.Rows, each func(View) error) error {
 // LinkData reads the data of the link of a queue. ErrNotFound: the queue has no
 // link, or another one.
 func (s *Store) LinkData(ctx context.Context, q *Queue, id queue.LinkID) (queue.LinkData, error) {
-	op := "read link " + id.String()
+	const op = "read link"
 	v, err := q.View()
 	if err != nil {
 		return queue.LinkData{}, err
 	}
 	if id.IsZero() || v.LinkID != id {
-		return queue.LinkData{}, s.failed(op, ErrNotFound)
+		return queue.LinkData{}, s.failed(op, ErrNotFound, id)
 	}
 	var data *queue.LinkData
 	err = s.work.read(ctx, query("select fixed_data, user_data from "+s.schema.table("msg_queues")+
@@ -430,12 +430,12 @@ func (s *Store) LinkData(ctx context.Context, q *Queue, id queue.LinkID) (queue.
 	}))
 	switch {
 	case err != nil:
-		return queue.LinkData{}, s.failed(op, err)
+		return queue.LinkData{}, s.failed(op, err, id)
 	case data == nil:
 		s.cache.doubt(q)
-		return queue.LinkData{}, s.failed(op, fmt.Errorf("%w: %w", ErrNotFound, ErrStale))
+		return queue.LinkData{}, s.failed(op, fmt.Errorf("%w: %w", ErrNotFound, ErrStale), id)
 	case len(data.Fixed) == 0 || len(data.User) == 0:
-		return queue.LinkData{}, s.failed(op, errors.New("the link has no data"))
+		return queue.LinkData{}, s.failed(op, errors.New("the link has no data"), id)
 	}
 	return *data, nil
 }

@@ -36,7 +36,7 @@ type Written struct {
 func (s *Store) WriteMessage(ctx context.Context, id queue.RecipientID, m queue.Message) (Written, error) {
 	r := request{kind: writeRequest, message: m}
 	if err := s.writes.do(ctx, id, &r); err != nil {
-		return Written{}, s.failed("write a message to queue "+id.String(), err)
+		return Written{}, s.failed("write a message to queue", err, id)
 	}
 	return Written{WasEmpty: r.wasEmpty}, nil
 }
@@ -46,7 +46,7 @@ func (s *Store) WriteMessage(ctx context.Context, id queue.RecipientID, m queue.
 func (s *Store) DeleteMessage(ctx context.Context, id queue.RecipientID, m queue.MessageID) (*queue.Message, error) {
 	r := request{kind: deleteRequest, message: queue.Message{ID: m}}
 	if err := s.writes.do(ctx, id, &r); err != nil {
-		return nil, s.failed("delete a message of queue "+id.String(), err)
+		return nil, s.failed("delete a message of queue", err, id)
 	}
 	return r.deleted, nil
 }
@@ -56,7 +56,7 @@ func (s *Store) DeleteMessage(ctx context.Context, id queue.RecipientID, m queue
 func (s *Store) DeletePeekMessage(ctx context.Context, id queue.RecipientID, m queue.MessageID) (deleted, next *queue.Message, err error) {
 	r := request{kind: deletePeekRequest, message: queue.Message{ID: m}}
 	if err := s.writes.do(ctx, id, &r); err != nil {
-		return nil, nil, s.failed("delete a message of queue "+id.String(), err)
+		return nil, nil, s.failed("delete a message of queue", err, id)
 	}
 	return r.deleted, r.next, nil
 }
@@ -68,7 +68,7 @@ func (s *Store) PeekMessage(ctx context.Context, id queue.RecipientID) (*queue.M
 		err = ErrNotFound
 	}
 	if err != nil {
-		return nil, s.failed("read a message of queue "+id.String(), err)
+		return nil, s.failed("read a message of queue", err, id)
 	}
 	return found[0].Message, nil
 }
@@ -132,7 +132,7 @@ func (s *Store) QueueSize(ctx context.Context, id queue.RecipientID) (int64, err
 		err = ErrNotFound
 	}
 	if err != nil {
-		return 0, s.failed("read the size of queue "+id.String(), err)
+		return 0, s.failed("read the size of queue", err, id)
 	}
 	return size, nil
 }
@@ -145,6 +145,18 @@ func (s *Store) CountMessages(ctx context.Context) (n int64, err error) {
 		return err
 	}))
 	return n, s.failed("count messages", err)
+}
+
+// CountLiveMessages returns the number of messages of live queues, without quota
+// markers. It reads all queues, which know how many they have, but no messages.
+func (s *Store) CountLiveMessages(ctx context.Context) (n int64, err error) {
+	sql := "select coalesce(sum(msg_queue_size - case when msg_can_write then 0 else 1 end), 0)::bigint from " +
+		s.schema.table("msg_queues") + " where deleted_at is null and msg_queue_size > 0"
+	err = s.bulk.read(ctx, query(sql, nil, func(rows pgx.Rows) error {
+		_, err := pgx.ForEachRow(rows, []any{&n}, func() error { return nil })
+		return err
+	}))
+	return n, s.failed("count messages of live queues", err)
 }
 
 const (
@@ -167,7 +179,7 @@ func (s *Store) ServiceMessages(ctx context.Context, service queue.ServiceID) it
 				found, err = s.peek(ctx, s.bulk, ids)
 			}
 			if err != nil {
-				yield(QueueMessage{}, s.failed("read messages of service "+service.String(), err))
+				yield(QueueMessage{}, s.failed("read messages of service", err, service))
 				return
 			}
 			for _, m := range found {

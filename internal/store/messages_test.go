@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -329,6 +330,30 @@ func TestPeekMessages(t *testing.T) {
 	}
 	if n, err := f.CountMessages(t.Context()); n != 180 || err != nil {
 		t.Errorf("%d messages in all, want 180: %v", n, err)
+	}
+}
+
+func TestCountLiveMessages(t *testing.T) {
+	f := newFixture(t, 0)
+	small := openStore(t, store.Options{Config: f.config, Quota: 2})
+	if n, err := f.CountLiveMessages(t.Context()); n != 0 || err != nil {
+		t.Errorf("in no queues: %d, %v", n, err)
+	}
+	ids := f.addQueues(t, 4)
+	for i, id := range ids {
+		for n := range min(i, 2) {
+			f.write(t, id, newMessage(10*i+n, "text"))
+		}
+		if i == 2 {
+			_, err := small.WriteMessage(t.Context(), id, newMessage(99, "too much"))
+			if !errors.Is(err, store.ErrQuota) {
+				t.Fatal(err)
+			}
+		}
+	}
+	f.exec(t, "update msg_queues set deleted_at = 1 where recipient_id = $1", ids[1])
+	if n, err := f.CountLiveMessages(t.Context()); n != 5-1 || err != nil {
+		t.Errorf("%d messages, %v", n, err)
 	}
 }
 

@@ -37,7 +37,7 @@ func newPooler(t testing.TB, p *proxy) (dsn string) {
 	if err != nil {
 		program = "/usr/sbin/pgbouncer" // the folder is not in the path of everybody
 	}
-	dir := folder(t)
+	dir := pgtest.Folder(t)
 	host, port, err := net.SplitHostPort(p.address)
 	if err != nil {
 		t.Fatal(err)
@@ -94,22 +94,6 @@ log_disconnections = 0
 		return conn.Close(t.Context()) == nil
 	})
 	return dsn
-}
-
-// folder returns a folder until the end of the test. Unlike the test's own, other
-// users can get there: servers do not run as root.
-func folder(t testing.TB) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "smpq-test-") //nolint:usetesting // see above
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
 }
 
 // nobody returns whom PgBouncer can run as if this is root: it refuses root.

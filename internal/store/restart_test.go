@@ -1,55 +1,18 @@
 package store_test
 
 import (
-	"context"
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
-	"github.com/smpq/smpq/internal/pglocal"
-	"github.com/smpq/smpq/internal/schema"
+	"github.com/smpq/smpq/internal/pgtest"
 	"github.com/smpq/smpq/internal/store"
 )
 
 // A store survives a restart of the server: meanwhile its calls fail at once, and
 // afterwards it works, and hears of what was changed while nobody listened.
 func TestServerRestarts(t *testing.T) {
-	dir := folder(t)
-	start := func() *pglocal.Cluster {
-		t.Helper()
-		c, err := pglocal.Start(t.Context(), pglocal.Options{Dir: dir, Settings: map[string]string{"fsync": "off"}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return c
-	}
-	stop := func(c *pglocal.Cluster) {
-		t.Helper()
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
-		defer cancel()
-		if err := c.Close(ctx); err != nil {
-			t.Fatal(err)
-		}
-	}
-	server := start()
-	t.Cleanup(func() { stop(server) })
-	c := store.Config{DSN: server.DSN(""), Schema: schemaName, Application: "smpq test"}
-	connect := func() *pgx.Conn {
-		t.Helper()
-		conn, err := store.Connect(t.Context(), c)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return conn
-	}
-	conn := connect()
-	if _, err := schema.Migrate(t.Context(), conn, c.Schema, schema.Newest, schema.Options{}); err != nil {
-		t.Fatal(err)
-	}
-	if err := conn.Close(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	server := pgtest.NewVictim(t, pgtest.Folder(t), nil)
+	c := victimDatabase(t, server)
 	s := openStore(t, store.Options{Config: c, CacheSize: 1 << 20})
 	r, unheard := newRecord(), newRecord()
 	q, err := s.AddQueue(t.Context(), r)
@@ -60,7 +23,7 @@ func TestServerRestarts(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	stop(server)
+	server.Stop(t)
 	if _, err := s.QueueByRecipient(t.Context(), newRecord().RecipientID); store.CodeOf(err) != store.CodeStore {
 		t.Errorf("a read while the server is away: %v", err)
 	}
@@ -75,14 +38,9 @@ func TestServerRestarts(t *testing.T) {
 		t.Errorf("%d calls took %s while the server is away", calls, took)
 	}
 
-	server = start()
-	conn = connect()
-	if _, err := conn.Exec(t.Context(), "update msg_queues set status = 'blocked,reason=spam' where recipient_id = $1", unheard.RecipientID); err != nil {
-		t.Fatal(err)
-	}
-	if err := conn.Close(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	server.Start(t)
+	conn := fixture{config: c}.connect(t)
+	pgtest.Exec(t, conn, "update msg_queues set status = 'blocked,reason=spam' where recipient_id = $1", unheard.RecipientID)
 	eventually(t, "it works again", func() bool { return s.SuspendQueue(t.Context(), q) == nil })
 	eventually(t, "it sees what it did not hear", func() bool { return blocked(t, s, unheard.RecipientID) })
 	admin := openStore(t, store.Options{Config: c, Admin: "tester"})

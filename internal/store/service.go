@@ -15,10 +15,10 @@ import (
 // added if there is none. However many callers add it, they get the same id.
 // ErrRole: the service has another role.
 func (s *Store) Service(ctx context.Context, sv queue.Service) (queue.ServiceID, error) {
-	op := "find or add service " + sv.ID.String()
+	const op = "find or add service"
 	row, err := newServiceRow(sv)
 	if err != nil {
-		return queue.ServiceID{}, s.failed(op, err)
+		return queue.ServiceID{}, s.failed(op, err, sv.ID)
 	}
 	var (
 		id   queue.ServiceID
@@ -32,7 +32,7 @@ func (s *Store) Service(ctx context.Context, sv queue.Service) (queue.ServiceID,
 	if errors.Is(err, pgx.ErrNoRows) {
 		var counted counting
 		if counted, err = s.counts.begin(ctx); err != nil {
-			return queue.ServiceID{}, s.failed(op, err)
+			return queue.ServiceID{}, s.failed(op, err, sv.ID)
 		}
 		defer counted.end()
 		err = s.work.write(ctx, func(b *pgx.Batch) {
@@ -48,9 +48,9 @@ func (s *Store) Service(ctx context.Context, sv queue.Service) (queue.ServiceID,
 	}
 	switch {
 	case err != nil:
-		return queue.ServiceID{}, s.failed(op, taken(err))
+		return queue.ServiceID{}, s.failed(op, taken(err), sv.ID)
 	case role != string(rune(sv.Role)):
-		return queue.ServiceID{}, s.failed(op, ErrRole)
+		return queue.ServiceID{}, s.failed(op, ErrRole, sv.ID)
 	}
 	return id, nil
 }
@@ -158,7 +158,7 @@ func (s *Store) setServices(ctx context.Context, queues []*Queue, party queue.Pa
 				set, err = pgx.CollectRows(rows, pgx.RowTo[queue.RecipientID])
 				return err
 			})
-		s.announce(b, "set service", ids...)
+		s.announce(ctx, b, "set service", ids...)
 	})
 	counted.failed(err)
 	if err != nil && certain(err) {
@@ -245,7 +245,7 @@ func (s *Store) ServiceQueues(ctx context.Context, id queue.ServiceID, party que
 		err = fmt.Errorf("column queue_ids_hash: %d bytes, not %d", len(hash), len(a.IDsHash))
 	}
 	if err != nil {
-		return Aggregate{}, s.failed("read the queues of service "+id.String(), err)
+		return Aggregate{}, s.failed("read the queues of service", err, id)
 	}
 	copy(a.IDsHash[:], hash)
 	return a, nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -79,6 +80,9 @@ type Store struct {
 	work     *lane    // what clients wait for
 	writes   *batcher // on work
 	bulk     *lane    // everything else
+
+	audited  atomic.Bool  // the log of administrative changes is there
+	onChange atomic.Value // see OnChange; func(queue.RecipientID)
 
 	watching     sync.WaitGroup // what hears of administrative changes
 	stopWatching func()         // nil: nothing does
@@ -169,13 +173,30 @@ func (s *Store) Close() {
 	}
 }
 
+// Ping returns an error if the database does not answer.
+func (s *Store) Ping(ctx context.Context) error {
+	err := s.work.read(ctx, func(b *pgx.Batch) { b.Queue("select 1") })
+	if err != nil {
+		return &Error{Code: CodeStore, Op: "ask the database", Err: err}
+	}
+	return nil
+}
+
 // CacheStats returns what the cache has done and holds.
 func (s *Store) CacheStats() CacheStats { return s.cache.stats() }
+
+// OnChange has a function called for each queue of which it is announced that an
+// administrator has changed it, when look-ups find it as it is now. It must return
+// soon. What happens while nothing is heard of changes is not made up for.
+func (s *Store) OnChange(f func(queue.RecipientID)) { s.onChange.Store(f) }
 
 // invalidate tells that another process has changed a queue.
 func (s *Store) invalidate(id queue.RecipientID) {
 	s.cache.invalidate(id)
 	s.counts.doubt()
+	if f, _ := s.onChange.Load().(func(queue.RecipientID)); f != nil {
+		f(id)
+	}
 }
 
 // invalidateAll tells that other processes may have changed any queue.

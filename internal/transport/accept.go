@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/smpq/smpq/internal/auth"
@@ -16,8 +17,9 @@ import (
 // An Acceptor is the router's end of the handshake. It may be used by many
 // goroutines at the same time.
 type Acceptor struct {
-	config   AcceptorConfig
-	identity smp.Fingerprint
+	config      AcceptorConfig // but for the credentials
+	credentials atomic.Pointer[Credentials]
+	identity    smp.Fingerprint
 }
 
 // AcceptorConfig says how a router accepts connections.
@@ -32,6 +34,19 @@ type AcceptorConfig struct {
 	Service func(context.Context, ServiceOffer) (smp.EntityID, error)
 	// TLS makes the TLS connections; nil for [StandardTLS].
 	TLS TLS
+
+	// TLSTimeout is how long the TLS handshake of a client may take; 0 for
+	// [TLSTimeout].
+	TLSTimeout time.Duration
+	// HandshakeTimeout is how long the handshake of the protocol may take then; 0 for
+	// [HandshakeTimeout].
+	HandshakeTimeout time.Duration
+	// BlockTimeout is how long a client may take to send the rest of a block, or to
+	// take one; 0 for [BlockTimeout].
+	BlockTimeout time.Duration
+	// CloseTimeout is how long a client may take to close its end after
+	// [Conn.CloseWrite]; 0 for [CloseTimeout].
+	CloseTimeout time.Duration
 }
 
 // A ServiceOffer is what a service proved.
@@ -44,29 +59,67 @@ type ServiceOffer struct {
 // NewAcceptor returns an Acceptor. It fails if the certificates would be refused
 // by clients, or do not go with the key.
 func NewAcceptor(config AcceptorConfig) (*Acceptor, error) {
-	chain, err := auth.VerifyRouterChain(config.Credentials.Chain, time.Now())
+	identity, err := config.Credentials.check()
 	if err != nil {
-		return nil, fmt.Errorf("router certificate: %w", err)
-	}
-	if chain.Leaf != config.Credentials.Key.Public() {
-		return nil, errors.New("router certificate: it does not go with the private key")
+		return nil, err
 	}
 	if config.TLS == nil {
 		config.TLS = StandardTLS{}
 	}
-	return &Acceptor{config: config, identity: chain.Identity}, nil
+	orElse(&config.TLSTimeout, TLSTimeout)
+	orElse(&config.HandshakeTimeout, HandshakeTimeout)
+	orElse(&config.BlockTimeout, BlockTimeout)
+	orElse(&config.CloseTimeout, CloseTimeout)
+	a := &Acceptor{config: config, identity: identity}
+	a.credentials.Store(&config.Credentials)
+	return a, nil
+}
+
+func orElse(d *time.Duration, otherwise time.Duration) {
+	if *d == 0 {
+		*d = otherwise
+	}
+}
+
+// check checks what clients check, and returns the fingerprint of the authority.
+func (c *Credentials) check() (smp.Fingerprint, error) {
+	chain, err := auth.VerifyRouterChain(c.Chain, time.Now())
+	if err != nil {
+		return smp.Fingerprint{}, fmt.Errorf("router certificate: %w", err)
+	}
+	if chain.Leaf != c.Key.Public() {
+		return smp.Fingerprint{}, errors.New("router certificate: it does not go with the private key")
+	}
+	return chain.Identity, nil
 }
 
 // Identity returns the fingerprint by which addresses name the router.
 func (a *Acceptor) Identity() smp.Fingerprint { return a.identity }
 
+// SetCredentials replaces the certificates and the key. Connections that are already
+// being accepted go on with those they began with. It fails, and changes nothing, if
+// clients would refuse the certificates, or they are those of another router: its
+// clients would no longer find this one.
+func (a *Acceptor) SetCredentials(c Credentials) error {
+	identity, err := c.check()
+	if err != nil {
+		return err
+	}
+	if identity != a.identity {
+		return fmt.Errorf("router certificate: %w: of %s, not of %s", smp.ErrHandshakeIdentity, identity, a.identity)
+	}
+	a.credentials.Store(&c)
+	return nil
+}
+
 // Accept performs the handshakes with a client. It takes conn over, and closes it
 // if it fails: clients are not told why, except services. It waits no longer than
-// [TLSTimeout] and [HandshakeTimeout].
+// the timeouts of the configuration.
 //
 // Errors are [ErrTLS], [auth.ErrChain], [context.DeadlineExceeded], and
 // [smp.TransportError]: ErrHandshakeParse, ErrHandshakeIdentity for who wants another
-// router, ErrTransportVersion, ErrHandshakeBadAuth, ErrHandshakeBadService.
+// router, ErrTransportVersion, ErrHandshakeBadAuth, ErrHandshakeBadService; and
+// [ErrTakenOver], which is no failure.
 func (a *Acceptor) Accept(ctx context.Context, conn net.Conn) (*Conn, error) {
 	c, err := a.accept(ctx, conn)
 	if err != nil {
@@ -76,8 +129,9 @@ func (a *Acceptor) Accept(ctx context.Context, conn net.Conn) (*Conn, error) {
 }
 
 func (a *Acceptor) accept(ctx context.Context, conn net.Conn) (*Conn, error) {
-	tlsCtx, cancel := context.WithTimeout(ctx, TLSTimeout)
-	channel, err := a.config.TLS.Server(tlsCtx, conn, protocols, &a.config.Credentials, func(der [][]byte) error {
+	credentials := a.credentials.Load() // the same ones in both handshakes
+	tlsCtx, cancel := context.WithTimeout(ctx, a.config.TLSTimeout)
+	channel, err := a.config.TLS.Server(tlsCtx, conn, protocols, credentials, func(der [][]byte) error {
 		_, err := auth.VerifyServiceChain(der, time.Now())
 		return err
 	})
@@ -85,10 +139,10 @@ func (a *Acceptor) accept(ctx context.Context, conn net.Conn) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel = context.WithTimeout(ctx, HandshakeTimeout)
+	ctx, cancel = context.WithTimeout(ctx, a.config.HandshakeTimeout)
 	defer cancel()
 	stop := closeAfter(ctx, conn)
-	c, err := a.handshake(ctx, channel)
+	c, err := a.handshake(ctx, channel, credentials)
 	if err = stop(err); err != nil {
 		_ = conn.Close()
 		return nil, err
@@ -96,16 +150,16 @@ func (a *Acceptor) accept(ctx context.Context, conn net.Conn) (*Conn, error) {
 	return c, nil
 }
 
-func (a *Acceptor) handshake(ctx context.Context, channel *Channel) (*Conn, error) {
+func (a *Acceptor) handshake(ctx context.Context, channel *Channel, credentials *Credentials) (*Conn, error) {
 	s := Session{ID: channel.SessionID, PeerChain: channel.PeerChain, TLS: channel.TLSInfo}
-	offer, key, err := a.offer(channel)
+	offer, key, err := a.offer(channel, credentials)
 	if err != nil {
 		return nil, fmt.Errorf("router's hello: %w", err)
 	}
-	if err := sendBlock(channel, nil, offer.encode()); err != nil {
+	if err := sendBlock(channel, nil, offer.encode(), a.config.BlockTimeout); err != nil {
 		return nil, fmt.Errorf("router's hello: %w", err)
 	}
-	content, err := receiveHello(channel)
+	content, err := receiveHello(channel, a.config.BlockTimeout)
 	if err != nil {
 		return nil, fmt.Errorf("client's hello: %w", err)
 	}
@@ -135,7 +189,7 @@ func (a *Acceptor) handshake(ctx context.Context, channel *Channel) (*Conn, erro
 			return nil, err
 		}
 	}
-	c := &Conn{conn: channel}
+	c := &Conn{conn: channel, blockTimeout: a.config.BlockTimeout, closeTimeout: a.config.CloseTimeout}
 	c.out, c.in = s.encrypt()
 	c.session = s
 	return c, nil
@@ -143,7 +197,7 @@ func (a *Acceptor) handshake(ctx context.Context, channel *Channel) (*Conn, erro
 
 // offer returns the router's hello and the private half of the key in it. A
 // client that offers no protocol by ALPN is one of version 6.
-func (a *Acceptor) offer(channel *Channel) (h routerHello, key auth.PrivateKey, err error) {
+func (a *Acceptor) offer(channel *Channel, credentials *Credentials) (h routerHello, key auth.PrivateKey, err error) {
 	h = routerHello{versions: a.config.Versions, session: channel.SessionID}
 	if channel.Protocol == "" {
 		h.versions = smp.VersionRange{Min: smp.VersionBase, Max: smp.VersionBase}
@@ -154,11 +208,11 @@ func (a *Acceptor) offer(channel *Channel) (h routerHello, key auth.PrivateKey, 
 	if key, err = auth.GenerateKey(smp.X25519); err != nil {
 		return h, key, err
 	}
-	signed, err := auth.SignKey(a.config.Credentials.Key, key.Public())
+	signed, err := auth.SignKey(credentials.Key, key.Public())
 	if err != nil {
 		return h, key, err
 	}
-	h.key = &smp.SignedKey{Chain: a.config.Credentials.Chain, Key: signed}
+	h.key = &smp.SignedKey{Chain: credentials.Chain, Key: signed}
 	return h, key, nil
 }
 
@@ -178,7 +232,7 @@ func (a *Acceptor) service(ctx context.Context, channel *Channel, hello *service
 		}
 		reply.refused = refused
 	}
-	if sendErr := sendBlock(channel, nil, reply.encode()); err == nil {
+	if sendErr := sendBlock(channel, nil, reply.encode(), a.config.BlockTimeout); err == nil {
 		err = sendErr
 	}
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/smpq/smpq/internal/auth"
@@ -15,7 +16,7 @@ import (
 	"github.com/smpq/smpq/internal/smp"
 )
 
-// Limits of time.
+// Limits of time, where an [AcceptorConfig] has no others.
 const (
 	// TLSTimeout is how long a router waits for the TLS handshake of a client.
 	TLSTimeout = time.Minute
@@ -25,6 +26,8 @@ const (
 	// BlockTimeout is how long the rest of a block may take after its first byte,
 	// either way. It is enough for 150 bytes a second.
 	BlockTimeout = 2 * time.Minute
+	// CloseTimeout is how long the other end may take to close a connection.
+	CloseTimeout = 5 * time.Second
 )
 
 // A Session is what the ends of a connection agreed on.
@@ -93,10 +96,13 @@ func (s *Session) Verifier() *auth.Verifier {
 // A Conn is one end of a connection after the handshake. One goroutine may send
 // while another receives.
 type Conn struct {
-	conn    net.Conn
-	session Session
-	out     *auth.BlockChain // nil: not encrypted; Send's own
-	in      *auth.BlockChain // nil: not encrypted; Receive's own
+	conn         *Channel
+	session      Session
+	out          *auth.BlockChain // nil: not encrypted; Send's own
+	in           *auth.BlockChain // nil: not encrypted; Receive's own
+	blockTimeout time.Duration
+	closeTimeout time.Duration
+	closing      atomic.Pointer[time.Timer] // set by CloseWrite
 }
 
 // Session returns what the ends agreed on. It must not be changed.
@@ -107,7 +113,25 @@ func (c *Conn) RemoteAddr() net.Addr { return c.conn.RemoteAddr() }
 
 // Close closes the connection; what waits in Send and Receive ends with an
 // error.
-func (c *Conn) Close() error { return c.conn.Close() }
+func (c *Conn) Close() error {
+	if limit := c.closing.Load(); limit != nil {
+		limit.Stop()
+	}
+	return c.conn.Close()
+}
+
+// CloseWrite tells the other end that no more will be sent; Send must not be called
+// any more. What the other end still sends should be received until it closes its
+// end as well: a system that throws away what was received may throw away with it
+// what was sent. After the time to close, the connection is closed in any case.
+func (c *Conn) CloseWrite() error {
+	c.closing.Store(time.AfterFunc(c.closeTimeout, func() { _ = c.conn.Close() }))
+	if err := c.conn.CloseWrite(); err != nil {
+		_ = c.Close()
+		return fmt.Errorf("close connection: %w", err)
+	}
+	return nil
+}
 
 // MaxContent returns the size of the largest content that c can send, in bytes.
 func (c *Conn) MaxContent() int { return maxContent(c.out) }
@@ -121,17 +145,22 @@ func maxContent(chain *auth.BlockChain) int {
 
 // Send sends a block. A content that does not fit is [smp.ErrTransportLargeMsg], and
 // nothing is sent; after any other error the connection is of no more use. The
-// block must be taken within [BlockTimeout].
-func (c *Conn) Send(content []byte) error { return sendBlock(c.conn, c.out, content) }
+// block must be taken within [BlockTimeout], or what the configuration says.
+func (c *Conn) Send(content []byte) error {
+	return sendBlock(c.conn, c.out, content, c.blockTimeout)
+}
 
 // Receive waits for a block, for as long as it takes, and appends its content to
-// dst. The block must be complete within [BlockTimeout] after its first byte.
+// dst. The block must be complete within [BlockTimeout], or what the
+// configuration says, after its first byte.
 //
 // A block that cannot be decrypted or unpadded is [smp.ErrTransportBlock]; the next
 // one can be received. After any other error the connection is of no more use:
 // [io.EOF] if the other end closed it between blocks, [io.ErrUnexpectedEOF] if
 // within one.
-func (c *Conn) Receive(dst []byte) ([]byte, error) { return receiveBlock(c.conn, c.in, dst) }
+func (c *Conn) Receive(dst []byte) ([]byte, error) {
+	return receiveBlock(c.conn, c.in, dst, c.blockTimeout)
+}
 
 // blocks has memory for blocks. Connections keep none of their own, as most of
 // them are idle most of the time.
@@ -144,7 +173,7 @@ func getBlock() *[smp.BlockSize]byte {
 	return new([smp.BlockSize]byte)
 }
 
-func sendBlock(conn net.Conn, chain *auth.BlockChain, content []byte) error {
+func sendBlock(conn net.Conn, chain *auth.BlockChain, content []byte, limit time.Duration) error {
 	if len(content) > maxContent(chain) {
 		return fmt.Errorf("send block: %w: %d bytes of content", smp.ErrTransportLargeMsg, len(content))
 	}
@@ -159,7 +188,7 @@ func sendBlock(conn net.Conn, chain *auth.BlockChain, content []byte) error {
 		defer blocks.Put(sealed)
 		block = chain.Seal(sealed[:0], block)
 	}
-	if err := conn.SetWriteDeadline(time.Now().Add(BlockTimeout)); err != nil {
+	if err := conn.SetWriteDeadline(time.Now().Add(limit)); err != nil {
 		return fmt.Errorf("send block: %w", err)
 	}
 	if _, err := conn.Write(block); err != nil {
@@ -168,8 +197,8 @@ func sendBlock(conn net.Conn, chain *auth.BlockChain, content []byte) error {
 	return nil
 }
 
-func receiveBlock(conn net.Conn, chain *auth.BlockChain, dst []byte) ([]byte, error) {
-	first, err := beginBlock(conn)
+func receiveBlock(conn net.Conn, chain *auth.BlockChain, dst []byte, limit time.Duration) ([]byte, error) {
+	first, err := beginBlock(conn, limit)
 	if err != nil {
 		return dst, err
 	}
@@ -197,8 +226,8 @@ func receiveBlock(conn net.Conn, chain *auth.BlockChain, dst []byte) ([]byte, er
 // receiveHello waits for a block of the handshake and returns its content, without
 // keeping the padding: as long as the other end is not known, it costs no more memory
 // than it needs.
-func receiveHello(conn net.Conn) ([]byte, error) {
-	first, err := beginBlock(conn)
+func receiveHello(conn net.Conn, limit time.Duration) ([]byte, error) {
+	first, err := beginBlock(conn, limit)
 	if err != nil {
 		return nil, err
 	}
@@ -226,15 +255,15 @@ func receiveHello(conn net.Conn) ([]byte, error) {
 }
 
 // beginBlock waits for the first byte of a block, for as long as it takes. The rest
-// must come within BlockTimeout.
-func beginBlock(conn net.Conn) (byte, error) {
+// must come within the limit.
+func beginBlock(conn net.Conn, limit time.Duration) (byte, error) {
 	var first [1]byte
 	err := conn.SetReadDeadline(time.Time{})
 	if err == nil {
 		_, err = io.ReadFull(conn, first[:])
 	}
 	if err == nil {
-		err = conn.SetReadDeadline(time.Now().Add(BlockTimeout))
+		err = conn.SetReadDeadline(time.Now().Add(limit))
 	}
 	if err != nil {
 		return 0, fmt.Errorf("receive block: %w", err)

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/smpq/smpq/internal/auth"
 	"github.com/smpq/smpq/internal/queue"
@@ -113,11 +115,25 @@ func authorize(t *testing.T, router, client *Conn) {
 }
 
 func TestProxies(t *testing.T) {
-	for _, c := range []struct{ router, want smp.Version }{{7, 7}, {8, 8}, {10, 10}, {11, 10}, {13, 10}, {14, 14}, {18, 18}, {19, 19}} {
-		t.Run(fmt.Sprint(c.router), func(t *testing.T) {
+	for _, c := range []struct{ router, proxy, want smp.Version }{
+		{7, 19, 7},
+		{8, 19, 8},
+		{10, 19, 10},
+		{11, 19, 10},
+		{13, 19, 10},
+		{14, 19, 14},
+		{18, 19, 18},
+		{19, 7, 7},
+		{19, 11, 10},
+		{19, 13, 10},
+		{19, 14, 14},
+		{19, 19, 19},
+	} {
+		t.Run(fmt.Sprintf("router %d, proxy %d", c.router, c.proxy), func(t *testing.T) {
 			a := newAcceptor(t, func(a *AcceptorConfig) { a.Versions.Max = c.router })
 			d := newDialer(a)
 			d.Proxy = true
+			d.Versions.Max = c.proxy
 			router, client := established(t, a, d)
 			checkSession(t, router, client, c.want)
 			if client.Session().Encrypted || router.Session().Encrypted {
@@ -281,6 +297,86 @@ func TestNewAcceptor(t *testing.T) {
 		}
 	}
 }
+
+// New certificates of the same router are those of new connections; others are
+// refused, and change nothing.
+func TestSetCredentials(t *testing.T) {
+	authority := newAuthority(t, "router")
+	first, second := authority.issue(t), authority.issue(t)
+	a := newAcceptor(t, func(c *AcceptorConfig) { c.Credentials = first })
+	d := newDialer(a)
+	before, client := established(t, a, d)
+	for name, wrong := range map[string]Credentials{
+		"another router": credentials(t, "router"),
+		"another key":    {Chain: second.Chain, Key: first.Key},
+		"none":           {},
+	} {
+		if err := a.SetCredentials(wrong); err == nil {
+			t.Errorf("%s: taken", name)
+		}
+	}
+	if err := a.SetCredentials(credentials(t, "router")); !errors.Is(err, smp.ErrHandshakeIdentity) {
+		t.Errorf("another router: %v", err)
+	}
+	if _, client := established(t, a, d); !bytes.Equal(client.Session().PeerChain[0], first.Chain[0]) {
+		t.Error("the certificate has changed")
+	}
+	if err := a.SetCredentials(second); err != nil {
+		t.Fatal(err)
+	}
+	if _, client := established(t, a, d); !bytes.Equal(client.Session().PeerChain[0], second.Chain[0]) {
+		t.Error("the certificate has not changed")
+	}
+	exchange(t, before, client)
+}
+
+// Who says that no more comes still takes what does, but not for ever.
+func TestCloseWrite(t *testing.T) {
+	t.Run("the other end closes", func(t *testing.T) {
+		a := newAcceptor(t)
+		router, client := established(t, a, newDialer(a))
+		if err := router.Send([]byte("last")); err != nil {
+			t.Fatal(err)
+		}
+		if err := router.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		if err := client.Send([]byte("late")); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []struct {
+			end  *Conn
+			want string
+		}{{client, "last"}, {router, "late"}} {
+			if got, err := c.end.Receive(nil); err != nil || string(got) != c.want {
+				t.Errorf("got %q, %v, want %q", got, err, c.want)
+			}
+			if _, err := c.end.Receive(nil); !errors.Is(err, io.EOF) {
+				t.Errorf("after %q: %v", c.want, err)
+			}
+			_ = c.end.Close()
+		}
+	})
+	t.Run("the other end is silent", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			ours, theirs := net.Pipe()
+			defer ours.Close()
+			c := &Conn{conn: &Channel{Conn: halfCloser{theirs}}, closeTimeout: 5 * time.Second}
+			start := time.Now()
+			if err := c.CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Receive(nil); !errors.Is(err, io.ErrClosedPipe) || time.Since(start) != 5*time.Second {
+				t.Errorf("closed after %s: %v", time.Since(start), err)
+			}
+		})
+	})
+}
+
+// A halfCloser has no more to send.
+type halfCloser struct{ net.Conn }
+
+func (halfCloser) CloseWrite() error { return nil }
 
 // serverFlight is what OpenSSL, with an Ed448 certificate, answers to the
 // ClientHello of leafKey.

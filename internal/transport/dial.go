@@ -103,7 +103,7 @@ func (d *Dialer) verify(der [][]byte) (auth.Chain, error) {
 }
 
 func (d *Dialer) handshake(channel *Channel, chain auth.Chain) (*Conn, error) {
-	content, err := receiveHello(channel)
+	content, err := receiveHello(channel, BlockTimeout)
 	if err != nil {
 		return nil, fmt.Errorf("router's hello: %w", err)
 	}
@@ -138,11 +138,11 @@ func (d *Dialer) handshake(channel *Channel, chain auth.Chain) (*Conn, error) {
 	if hello.service, s.Service, err = d.service(s.Version); err != nil {
 		return nil, err
 	}
-	if err := sendBlock(channel, nil, hello.encode()); err != nil {
+	if err := sendBlock(channel, nil, hello.encode(), BlockTimeout); err != nil {
 		return nil, fmt.Errorf("client's hello: %w", err)
 	}
 	if s.Service != nil {
-		if content, err = receiveHello(channel); err != nil {
+		if content, err = receiveHello(channel, BlockTimeout); err != nil {
 			return nil, fmt.Errorf("reply to the service: %w", err)
 		}
 		reply, err := parseServiceReply(content)
@@ -154,7 +154,7 @@ func (d *Dialer) handshake(channel *Channel, chain auth.Chain) (*Conn, error) {
 		}
 		s.Service.ID = reply.id.ID()
 	}
-	c := &Conn{conn: channel}
+	c := &Conn{conn: channel, blockTimeout: BlockTimeout, closeTimeout: CloseTimeout}
 	c.in, c.out = s.encrypt()
 	c.session = s
 	return c, nil
@@ -164,10 +164,10 @@ func (d *Dialer) handshake(channel *Channel, chain auth.Chain) (*Conn, error) {
 // session.
 func (d *Dialer) agree(offered smp.VersionRange) (smp.VersionRange, error) {
 	own := d.Versions
-	if d.Proxy && offered.Max < smp.VersionProxyFlag {
+	if d.Proxy && min(own.Max, offered.Max) < smp.VersionProxyFlag {
 		// From version 11 on, the router would encrypt blocks, not knowing that
 		// this is a proxy.
-		own.Max = min(own.Max, max(own.Min, smp.VersionDeleted))
+		own.Max = min(own.Max, smp.VersionDeleted)
 	}
 	both, ok := own.Intersect(offered)
 	if !ok {

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"io"
 	"path/filepath"
 	"testing"
 
@@ -51,11 +52,11 @@ func TestRouterHelloVectors(t *testing.T) {
 			t.Errorf("versions %s: got\n%x, want\n%s", c.hello.versions, got, c.want)
 		}
 		ours, theirs := loopback(t)
-		if err := sendBlock(ours, nil, got); err != nil {
+		if err := sendBlock(ours, nil, got, BlockTimeout); err != nil {
 			t.Fatal(err)
 		}
 		block := make([]byte, smp.BlockSize)
-		if _, err := theirs.Read(block); err != nil {
+		if _, err := io.ReadFull(theirs, block); err != nil {
 			t.Fatal(err)
 		}
 		_ = ours.Close()

@@ -46,27 +46,44 @@ var long = time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC)
 // makes them.
 func credentials(t testing.TB, name string) Credentials {
 	t.Helper()
-	_, caKey := signingKey(t)
-	leaf, leafKey := signingKey(t)
-	caTemplate := &x509.Certificate{
+	return newAuthority(t, name).issue(t)
+}
+
+// An authority issues certificates of a router.
+type authority struct {
+	template *x509.Certificate
+	cert     []byte
+	key      ed25519.PrivateKey
+}
+
+func newAuthority(t testing.TB, name string) *authority {
+	t.Helper()
+	a := &authority{template: &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name + " CA", Organization: []string{"SimpleX"}},
 		NotBefore: long, NotAfter: long.AddDate(2000, 0, 0),
 		BasicConstraintsValid: true, IsCA: true,
+	}}
+	_, a.key = signingKey(t)
+	var err error
+	if a.cert, err = x509.CreateCertificate(rand.Reader, a.template, a.template, a.key.Public(), a.key); err != nil {
+		t.Fatal(err)
 	}
-	leafTemplate := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: name},
-		NotBefore: caTemplate.NotBefore, NotAfter: caTemplate.NotAfter,
+	return a
+}
+
+func (a *authority) issue(t testing.TB) Credentials {
+	t.Helper()
+	leaf, leafKey := signingKey(t)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "localhost"},
+		NotBefore: a.template.NotBefore, NotAfter: a.template.NotAfter,
 		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageContentCommitment | x509.KeyUsageKeyAgreement,
 	}
-	caCert, err := x509.CreateCertificate(rand.Reader, caTemplate, caTemplate, caKey.Public(), caKey)
+	cert, err := x509.CreateCertificate(rand.Reader, template, a.template, leafKey.Public(), a.key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	leafCert, err := x509.CreateCertificate(rand.Reader, leafTemplate, caTemplate, leafKey.Public(), caKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return Credentials{Chain: [][]byte{leafCert, caCert}, Key: leaf}
+	return Credentials{Chain: [][]byte{cert, a.cert}, Key: leaf}
 }
 
 // selfSigned returns a new single certificate, as services have it.

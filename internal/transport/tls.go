@@ -51,6 +51,15 @@ type Channel struct {
 	TLSInfo
 }
 
+// CloseWrite tells the other end that nothing more will be sent. A connection without
+// that notion is closed.
+func (c *Channel) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return c.Close()
+}
+
 // TLSInfo says how a TLS connection is made. The numbers are those of crypto/tls,
 // which has names for them.
 type TLSInfo struct {
@@ -109,6 +118,9 @@ func (StandardTLS) Server(ctx context.Context, conn net.Conn, protocols []string
 	c := config()
 	c.ClientAuth = tls.RequestClientCert
 	c.NextProtos = protocols
+	if shared, ok := conn.(*sharedConn); ok {
+		c.GetConfigForClient = shared.config
+	}
 	if err := setCredentials(c, own); err != nil {
 		_ = conn.Close()
 		return nil, err
@@ -164,6 +176,11 @@ func handshakeTLS(ctx context.Context, rec *recorder, c *tls.Config, end func(ne
 			return nil, refused
 		}
 		return nil, fmt.Errorf("%w: %w", ErrTLS, err)
+	}
+	if shared, ok := rec.Conn.(*sharedConn); ok && conn.ConnectionState().ServerName != "" {
+		rec.stop()
+		shared.web.TakeOver(conn)
+		return nil, ErrTakenOver
 	}
 	state := conn.ConnectionState()
 	id := state.TLSUnique
