@@ -332,11 +332,23 @@ func (s *session) threads() {
 		if !found {
 			continue
 		}
-		_, by, _ := strings.Cut(rest, "\ncreated by ")
-		by, _, _ = strings.Cut(by, " in goroutine")
-		by, _, _ = strings.Cut(by, "\n")
-		s.printf("ThreadId %s (%s) %s", id, strings.TrimSuffix(state, "]:"), by)
+		s.printf("ThreadId %s (%s) %s", id, strings.TrimSuffix(state, "]:"), task(rest))
 	}
+}
+
+// task returns what a goroutine is there for, from its stack: the function of this
+// module that called all others, or, if there is none, what has started it.
+func task(stack string) string {
+	const module = "github.com/smpq/smpq/"
+	calls, by, _ := strings.Cut(stack, "\ncreated by ")
+	name, _, _ := strings.Cut(by, "\n")
+	name, _, _ = strings.Cut(name, " in goroutine")
+	for line := range strings.Lines(calls) {
+		if f, ours := strings.CutPrefix(line, module); ours {
+			name = f[:max(strings.LastIndexByte(f, '('), 0)]
+		}
+	}
+	return name
 }
 
 // runtimeMetrics are the numbers of the Go runtime that are shown.

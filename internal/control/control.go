@@ -91,7 +91,11 @@ func New(o Options) *Server {
 // Listen returns a listener for a port of 127.0.0.1, which others cannot reach.
 func Listen(ctx context.Context, port uint16) (net.Listener, error) {
 	var lc net.ListenConfig
-	return lc.Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
+	l, err := lc.Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
+	if err != nil {
+		return nil, fmt.Errorf("control port: %w", err)
+	}
+	return l, nil
 }
 
 // retryAccept is how long the server waits after it could not accept a connection.

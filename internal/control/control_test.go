@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -144,6 +145,11 @@ func TestFormsOfSMPServer(t *testing.T) {
 				case "clients":
 					e.answer = e.answer[:min(2, len(e.answer))] // there is one only
 				case "socket-threads", "threads":
+					if e.line == "threads" && e.answer[0] != "AUTH" && !slices.ContainsFunc(got, func(line string) bool {
+						return strings.HasSuffix(line, " internal/router.(*session).write")
+					}) {
+						t.Errorf("nobody writes to the client:\n%s", strings.Join(got, "\n"))
+					}
 					e.answer, got = e.answer[:1], got[:1]
 					if e.line == "socket-threads" && e.answer[0] != "AUTH" {
 						e.answer[0] = fmt.Sprintf("%d,0,-,open,client $", s.address.Port)
