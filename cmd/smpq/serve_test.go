@@ -14,7 +14,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -505,21 +504,35 @@ func TestServeCheck(t *testing.T) {
 // bring them into the database exist.
 func TestServeOtherStorage(t *testing.T) {
 	t.Parallel()
-	site := newPlace(t)
+	site := newPlace(t, "STORE_LOG.store_queues=memory", "STORE_LOG.store_messages=memory")
+	text, err := os.ReadFile(site.config)
+	must(t, err)
+	text = regexp.MustCompile(`(?m)^(# *)?db_connection *[=:].*$`).ReplaceAllLiteral(text, []byte("db_connection = "+site.dsn))
+	must(t, os.WriteFile(site.config, text, 0o600))
 	state := t.TempDir()
-	for messages, file := range map[string]string{"memory": "smp-server-messages.log", "journal": "messages"} {
-		r := smpq(t, site.args("--set", "STORE_LOG.store_queues=memory", "--set", "STORE_LOG.store_messages="+messages, "--set", "state_folder="+state)...)
-		r.expect(t, 1, "smpq import storelog "+state+"/smp-server-store.log --config "+site.config+"\n", state+"/"+file+" ", "set store_queues and store_messages to database")
-		commands := regexp.MustCompile(`: (smpq .*)`).FindAllStringSubmatch(r.stderr, -1)
-		commands = slices.DeleteFunc(commands, func(found []string) bool { return strings.HasPrefix(found[1], "smpq serves") })
-		for _, found := range commands {
-			checkExample(t, found[1])
-		}
-		if len(commands) != 1 {
-			t.Errorf("%d commands in\n%s", len(commands), r.stderr)
-		}
+	log, err := os.ReadFile(realLog(t, "memory"))
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(state, storeLogName), log, 0o600))
+	check := func() result {
+		return smpq(t, "serve", "--config", site.config, "--check", "--set", "state_folder="+state)
 	}
-	smpq(t, site.args("--set", "STORE_LOG.store_messages=journal")...).expect(t, 1, "but store_queues is database and store_messages is journal\nMessages that wait in ")
+	r := check()
+	r.expect(t, 1, "but store_queues is memory and store_messages is memory\n")
+	_, command, ok := strings.Cut(r.stderr, "changes the two: smpq ")
+	if !ok {
+		t.Fatalf("no command in\n%s", r.stderr)
+	}
+	command, _, _ = strings.Cut(command, "\n")
+	dry := strings.Fields(strings.Replace(command, "--update-config", "--dry-run", 1))
+	smpq(t, append(dry, "--into-existing")...).expect(t, 0)
+	check().expect(t, 1)
+	smpq(t, append(strings.Fields(command), "--into-existing")...).expect(t, 0)
+	check().expect(t, 0, "all is well")
+	if n := site.number(t, "select count(*) from smp_server.msg_queues where deleted_at is null"); n != 19 {
+		t.Errorf("%d queues, want 19", n)
+	}
+	smpq(t, site.args("--set", "STORE_LOG.store_messages=journal")...).expect(t, 1,
+		"but store_queues is database and store_messages is journal\nThis brings them into the database, ")
 }
 
 // A router says where it serves, and what it is like.

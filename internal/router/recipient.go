@@ -494,6 +494,8 @@ func (r *Router) notifierGone(by *session, n queue.Notifier) {
 
 // gone ends the subscription to something that by has removed, and tells who had it.
 func (r *Router) gone(by *session, id, service smp.EntityID, g *registry, v *services) {
+	// Who is subscribing just now has seen that it was there.
+	defer r.associations.lock(g, []smp.EntityID{id})()
 	old, counted := g.remove(id)
 	of := v.discount(service, id, counted)
 	for _, s := range [...]*session{old, of} {

@@ -1,9 +1,12 @@
 package router_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/smpq/smpq/internal/auth"
 	"github.com/smpq/smpq/internal/client"
@@ -11,6 +14,7 @@ import (
 	"github.com/smpq/smpq/internal/router"
 	"github.com/smpq/smpq/internal/routertest"
 	"github.com/smpq/smpq/internal/smp"
+	"github.com/smpq/smpq/internal/store"
 	"github.com/smpq/smpq/internal/transport"
 )
 
@@ -368,4 +372,46 @@ func TestNotifierService(t *testing.T) {
 			one.quiet()
 		})
 	}
+}
+
+// A deletingStore has a queue deleted when it has just got a service.
+type deletingStore struct {
+	*store.Store
+	remove  func()
+	deleted chan struct{}
+}
+
+func (s *deletingStore) SetServices(ctx context.Context, queues []*store.Queue, by queue.Party, id queue.ServiceID) []error {
+	errs := s.Store.SetServices(ctx, queues, by, id)
+	s.remove()
+	<-s.deleted
+	return errs
+}
+
+func (s *deletingStore) DeleteQueue(ctx context.Context, q *store.Queue) (store.View, error) {
+	defer close(s.deleted)
+	return s.Store.DeleteQueue(ctx, q)
+}
+
+// Nobody stays subscribed to a queue that is deleted meanwhile.
+func TestDeletedWhileSubscribing(t *testing.T) {
+	t.Parallel()
+	st := &deletingStore{Store: newSite(t).openStore(t, 0), deleted: make(chan struct{})}
+	r := start(t, st.Store, func(o *router.Options) { o.Store, o.EndInterval = st, 20*time.Millisecond })
+	service := r.dial(t, 19, asService(routertest.NewServiceCredentials(t, queue.RoleMessaging)))
+	alice := r.dial(t, 19)
+	b := alice.newQueue(createOnly)
+	var deleting sync.WaitGroup
+	st.remove = func() {
+		deleting.Go(func() { alice.ok(b.recipient, b.recipientKey, &smp.DEL{}) })
+	}
+	if id := subscribed(service, b.recipient, b.recipientKey, &smp.SUB{}); id != service.serviceID() {
+		t.Errorf("SOK has the service %s", id)
+	}
+	deleting.Wait()
+	expect[*smp.DELD](service, b.recipient)
+	if n := r.State().Recipient.Entries; n != 0 {
+		t.Errorf("%d subscriptions are left", n)
+	}
+	service.subs()
 }
