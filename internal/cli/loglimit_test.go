@@ -77,7 +77,7 @@ func TestLogLimit(t *testing.T) {
 		log.With(slog.Int("x", 1)).LogAttrs(ctx, slog.LevelError, "bad") // another kind
 		log.WithGroup("g").LogAttrs(ctx, slog.LevelWarn, "bad")          // the same kind
 		lines("level=ERROR msg=bad x=1")
-		time.Sleep(10 * time.Second)
+		<-time.After(10 * time.Second)
 		log.LogAttrs(ctx, slog.LevelWarn, "bad")
 		lines(`level=WARN msg="records were left out of the log" kind=bad count=4`, "level=WARN msg=bad")
 		if n := limit.LeftOut(); n != 4 {
@@ -96,7 +96,7 @@ func TestLogLimit(t *testing.T) {
 		}()
 		many(11, func(int) { log.LogAttrs(ctx, slog.LevelInfo, "again") })
 		lines(repeat("level=INFO msg=again")...)
-		time.Sleep(21 * time.Second)
+		<-time.After(21 * time.Second)
 		synctest.Wait()
 		lines(`level=INFO msg="records were left out of the log" kind=again count=1`)
 		many(12, func(int) { log.LogAttrs(ctx, slog.LevelInfo, "last") })
