@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
 	"github.com/smpq/smpq/internal/auth"
@@ -483,8 +484,8 @@ func TestOnion(t *testing.T) {
 	if _, err := client.Dial(t.Context(), &a, client.Options{}); !errors.Is(err, client.ErrOnion) {
 		t.Errorf("without a SOCKS server: %v", err)
 	}
-	socks := newSocks(t, target)
-	c, err := client.Dial(t.Context(), &a, client.Options{Socks: socks.address})
+	socks := routertest.StartSOCKS(t, target)
+	c, err := client.Dial(t.Context(), &a, client.Options{Socks: socks.Address()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -492,8 +493,8 @@ func TestOnion(t *testing.T) {
 	if _, err := client.As[*smp.PONG](c.Do(t.Context(), client.Request{Command: &smp.PING{}})); err != nil {
 		t.Error(err)
 	}
-	if asked := <-socks.asked; asked != onion {
-		t.Errorf("it asked for %q", asked)
+	if diff := cmp.Diff(socks.Asked(), []routertest.Asked{{Host: onion}}); diff != "" {
+		t.Errorf("it asked for (-got +want):\n%s", diff)
 	}
 }
 

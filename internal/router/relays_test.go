@@ -1,17 +1,14 @@
 package router_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -20,6 +17,7 @@ import (
 
 	"github.com/smpq/smpq/internal/client"
 	"github.com/smpq/smpq/internal/router"
+	"github.com/smpq/smpq/internal/routertest"
 	"github.com/smpq/smpq/internal/smp"
 )
 
@@ -304,125 +302,6 @@ func TestDeniedNetworks(t *testing.T) {
 	closed.refused(smp.ProxyBrokerError{Kind: smp.BrokerHost}, smp.EntityID{}, none(), prxy(&mapped))
 }
 
-// A socks is a SOCKS5 server (RFC 1928, RFC 1929) that connects with one router, whatever
-// it is asked for.
-type socks struct {
-	address string
-	target  string
-
-	mu    sync.Mutex // guards what follows
-	asked []asked
-}
-
-type asked struct{ host, user, password string }
-
-func newSocks(t *testing.T, to *smp.RouterAddress) *socks {
-	t.Helper()
-	l := listen(t)
-	s := &socks{address: l.Addr().String(), target: net.JoinHostPort(to.Hosts[0].String(), strconv.Itoa(int(to.Port)))}
-	var running sync.WaitGroup
-	t.Cleanup(running.Wait)
-	t.Cleanup(func() { _ = l.Close() })
-	running.Go(func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			running.Go(func() {
-				defer conn.Close()
-				if err := s.serve(t.Context(), conn); err != nil {
-					t.Errorf("SOCKS server: %v", err)
-				}
-			})
-		}
-	})
-	return s
-}
-
-// field returns what is behind its length, one byte.
-func field(r io.Reader) (string, error) {
-	n := make([]byte, 1)
-	if _, err := io.ReadFull(r, n); err != nil {
-		return "", err
-	}
-	text := make([]byte, n[0])
-	_, err := io.ReadFull(r, text)
-	return string(text), err
-}
-
-func (s *socks) serve(ctx context.Context, conn net.Conn) error {
-	var a asked
-	version := make([]byte, 1)
-	if _, err := io.ReadFull(conn, version); err != nil {
-		return err
-	}
-	methods, err := field(conn)
-	if err != nil {
-		return err
-	}
-	method := byte(0)
-	if bytes.IndexByte([]byte(methods), 2) >= 0 {
-		method = 2
-	}
-	if _, err := conn.Write([]byte{5, method}); err != nil {
-		return err
-	}
-	if method == 2 {
-		if _, err := io.ReadFull(conn, version); err != nil {
-			return err
-		}
-		if a.user, err = field(conn); err != nil {
-			return err
-		}
-		if a.password, err = field(conn); err != nil {
-			return err
-		}
-		if _, err := conn.Write([]byte{1, 0}); err != nil {
-			return err
-		}
-	}
-	head := make([]byte, 4) // version, connect, 0, kind of address
-	if _, err := io.ReadFull(conn, head); err != nil {
-		return err
-	}
-	switch head[3] {
-	case 1:
-		ip := make([]byte, 4)
-		if _, err := io.ReadFull(conn, ip); err != nil {
-			return err
-		}
-		a.host = net.IP(ip).String()
-	case 3:
-		if a.host, err = field(conn); err != nil {
-			return err
-		}
-	}
-	if _, err := io.ReadFull(conn, make([]byte, 2)); err != nil { // the port
-		return err
-	}
-	s.mu.Lock()
-	s.asked = append(s.asked, a)
-	s.mu.Unlock()
-	to, err := new(net.Dialer).DialContext(ctx, "tcp", s.target)
-	if err != nil {
-		return err
-	}
-	defer to.Close()
-	if _, err := conn.Write([]byte{5, 0, 0, 1, 127, 0, 0, 1, 0, 0}); err != nil {
-		return err
-	}
-	var copying sync.WaitGroup
-	copying.Go(func() {
-		_, _ = io.Copy(to, conn)
-		_ = to.Close()
-	})
-	_, _ = io.Copy(conn, to)
-	_ = conn.Close()
-	copying.Wait()
-	return nil
-}
-
 var _ proxy.ContextDialer = dialer(nil)
 
 func TestSocks(t *testing.T) {
@@ -444,13 +323,13 @@ func TestSocks(t *testing.T) {
 	const onion = "duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswzczad.onion"
 	type options = router.ProxyOptions
 	loopback := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
-	nobody := []asked{{}, {}}
+	nobody := []routertest.Asked{{}, {}}
 	for _, c := range []struct {
 		name   string
 		change func(*options)
 		to     *smp.RouterAddress
-		asked  []string // the hosts that the SOCKS server is asked for, by two routers
-		as     []asked  // with these credentials; nil: with some that differ
+		asked  []string           // the hosts that the SOCKS server is asked for, by two routers
+		as     []routertest.Asked // with these credentials; nil: with some that differ
 		err    error
 	}{
 		{"onion", func(*options) {}, hosts(onion), []string{onion, onion}, nobody, nil},
@@ -464,16 +343,16 @@ func TestSocks(t *testing.T) {
 		{"always", func(o *options) { o.SocksAlways = true }, hosts("router.example.com"), []string{"router.example.com", "router.example.com"}, nobody, nil},
 		{"always, by number", func(o *options) { o.SocksAlways = true }, hosts("127.0.0.1"), []string{"127.0.0.1", "127.0.0.1"}, nobody, nil},
 		{"isolated", func(o *options) { o.SocksIsolate = true }, hosts(onion), []string{onion, onion}, nil, nil},
-		{"credentials", func(o *options) { o.SocksUser, o.SocksPassword = "me", "secret" }, hosts(onion), []string{onion, onion}, []asked{{"", "me", "secret"}, {"", "me", "secret"}}, nil},
+		{"credentials", func(o *options) { o.SocksUser, o.SocksPassword = "me", "secret" }, hosts(onion), []string{onion, onion}, []routertest.Asked{{User: "me", Password: "secret"}, {User: "me", Password: "secret"}}, nil},
 		{"the server's network is denied", func(o *options) { o.Deny = loopback }, hosts(onion), []string{onion, onion}, nobody, nil},
 		{"the router's network is denied", func(o *options) { o.Deny, o.SocksAlways = loopback, true }, hosts("127.0.0.1"), nil, nil, smp.ProxyBrokerError{Kind: smp.BrokerHost}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			server := newSocks(t, relay.address)
+			server := routertest.StartSOCKS(t, net.JoinHostPort(relay.address.Hosts[0].String(), strconv.Itoa(int(relay.address.Port))))
 			for range 2 {
 				p := start(t, st, func(o *router.Options) {
-					o.Proxy.Socks = server.address
+					o.Proxy.Socks = server.Address()
 					c.change(&o.Proxy)
 				}).dial(t, smp.MaxVersion)
 				if c.err != nil {
@@ -482,19 +361,18 @@ func TestSocks(t *testing.T) {
 					must[*smp.PKEY](p, smp.EntityID{}, none(), prxy(c.to))
 				}
 			}
-			server.mu.Lock()
-			defer server.mu.Unlock()
-			if len(server.asked) != len(c.asked) {
-				t.Fatalf("the SOCKS server is asked for %v", server.asked)
+			asked := server.Asked()
+			if len(asked) != len(c.asked) {
+				t.Fatalf("the SOCKS server is asked for %v", asked)
 			}
-			for i, got := range server.asked {
-				if got.host != c.asked[i] {
-					t.Errorf("the SOCKS server is asked for %s, not %s", got.host, c.asked[i])
+			for i, got := range asked {
+				if got.Host != c.asked[i] {
+					t.Errorf("the SOCKS server is asked for %s, not %s", got.Host, c.asked[i])
 				}
 				switch {
-				case c.as != nil && (got.user != c.as[i].user || got.password != c.as[i].password):
-					t.Errorf("the SOCKS server is told %q and %q", got.user, got.password)
-				case c.as == nil && (len(got.user) < 16 || len(got.password) < 16 || i > 0 && got.user == server.asked[0].user):
+				case c.as != nil && (got.User != c.as[i].User || got.Password != c.as[i].Password):
+					t.Errorf("the SOCKS server is told %q and %q", got.User, got.Password)
+				case c.as == nil && (len(got.User) < 16 || len(got.Password) < 16 || i > 0 && got.User == asked[0].User):
 					t.Error("connections are not isolated")
 				}
 			}
