@@ -75,7 +75,7 @@ func (s *session) authenticate(text string) {
 func (s *session) carryOut(ctx context.Context, c *command) {
 	switch c.name {
 	case "suspend", "resume":
-		s.print(c.name + " not implemented")
+		s.print(c.name + " not implemented") // the answer of smp-server, which only knows the words
 	case "stats-rts":
 		s.runtime()
 	case "stats":
